@@ -1,0 +1,67 @@
+"""The `vllm-judge` command."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class Head(StrEnum):
+    """The trio's heads: `evidence` also reads the target's own distribution, `paper` the hidden state alone."""
+
+    evidence = "evidence"
+    paper = "paper"
+
+
+@app.callback()
+def commands() -> None:
+    """Judge Decoding for vLLM."""
+
+
+@app.command()
+def demo(
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of problems.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    num_speculative_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Draft tokens per cycle; by default what judge.json says.")
+    ] = None,
+    head: Annotated[list[Head], typer.Option(help="Judge heads to run; may be repeated.")] = list(Head),  # noqa: B006
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
+    path: Annotated[bool, typer.Option("--path", help="Print the folder of the demo's models and stop.")] = False,
+) -> None:
+    """Solves word problems with the embedded models: target alone, strict verification, judge decoding."""
+    from vllm_judge.demo import trio
+
+    if path:
+        typer.echo(trio.FOLDER)
+        return
+
+    from vllm_judge.demo import run
+    from vllm_judge.demo.engine import EngineError
+    from vllm_judge.demo.outcome import DEFINITIONS, Outcome
+
+    console = Console()
+    heads = [str(one) for one in head]
+    outcomes: dict[str, Outcome] = {}
+    try:
+        with console.status("starting an engine") as status:
+            for name, outcome in run.measure(n, seed, heads, num_speculative_tokens):
+                outcomes[name] = outcome
+                status.update(f"{name} has finished")
+    except EngineError as error:
+        typer.echo(f"vllm-judge: {error}", err=True)
+        raise typer.Exit(1) from None
+    console.print(run.table(outcomes))
+    drafted = trio.strict_config(num_speculative_tokens)["num_speculative_tokens"]
+    console.print(f"n = {n} problems, greedy, {drafted} draft tokens per cycle. {DEFINITIONS}")
+    if json_path:
+        run.write_json(json_path, outcomes, {"n": n, "seed": seed, "num_speculative_tokens": drafted})
+
+
+def main() -> None:
+    """The console script."""
+    app()

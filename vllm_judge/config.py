@@ -1,0 +1,170 @@
+"""judge.json: vLLM's speculative config plus one section, `judge`: read, checked, carried to the workers."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vllm_judge.head import HeadError, JudgeHead
+
+SECTION = "judge"
+
+
+class JudgeConfigError(ValueError):
+    """A configuration that cannot work; the message is one sentence: the field, what was found, what to do."""
+
+
+class JudgeSection(BaseModel):
+    """The `judge` section as the user writes it.
+
+    Attributes:
+        model: folder or Hub repository of the judge head.
+        revision: revision of that Hub repository.
+        threshold: acceptance threshold, a probability; absent: the head's own default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    threshold: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The section after all checks, as it travels to the workers on vLLM's own SpeculativeConfig.
+
+    Attributes:
+        model: folder or Hub repository of the head, checked to be loadable; `revision`, its revision.
+        threshold: default acceptance threshold, a probability in [0, 1].
+        protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
+    """
+
+    model: str
+    revision: str | None
+    threshold: float
+    protected_token_ids: tuple[int, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickling goes through `_arrive`, so that no process can hold a judge without having the hooks.
+        return _arrive, (self.model, self.revision, self.threshold, self.protected_token_ids)
+
+
+def _arrive(*fields: Any) -> JudgeConfig:
+    from vllm_judge.engine import hooks
+
+    hooks.install()
+    return JudgeConfig(*fields)
+
+
+def read_speculative_config(
+    source: str | os.PathLike[str] | dict[str, Any],
+) -> tuple[dict[str, Any], JudgeSection | None]:
+    """Splits a speculative config into vLLM's own part and the judge section.
+
+    Args:
+        source: a path to a JSON file, or the dict itself. Relative paths in a file (`model`, `judge.model`) are
+            relative to the file; in a dict they are relative to the working directory. Names that are no existing
+            path are left as they are: Hub repositories.
+
+    Returns:
+        vLLM's keys (a copy), and the section, None where there is none.
+
+    Raises:
+        JudgeConfigError: no such file, not JSON, not an object, or a section that does not fit.
+    """
+    if isinstance(source, dict):
+        config, origin = dict(source), "speculative_config"
+    else:
+        path = Path(source)
+        config, origin = _read_json(path), str(path)
+        _resolve(config, path.parent)
+        if isinstance(config.get(SECTION), dict):
+            config[SECTION] = dict(config[SECTION])
+            _resolve(config[SECTION], path.parent)
+    if SECTION not in config:
+        return config, None
+    return config, _parse_section(config.pop(SECTION), origin)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JudgeConfigError(
+            f"speculative_config names the file {path}, which does not exist: give a JSON file's path, or JSON text."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JudgeConfigError(f"speculative_config names the file {path}, which cannot be read: {error}.") from None
+    except json.JSONDecodeError as error:
+        raise JudgeConfigError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise JudgeConfigError(f"{path} must hold a JSON object, found {type(config).__name__}.")
+    return config
+
+
+def _resolve(section: dict[str, Any], folder: Path) -> None:
+    model = section.get("model")
+    if isinstance(model, str) and (folder / model).exists():
+        section["model"] = str((folder / model).resolve())
+
+
+def _parse_section(section: Any, origin: str) -> JudgeSection:
+    if not isinstance(section, dict):
+        raise JudgeConfigError(
+            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {section!r}.'
+        )
+    try:
+        return JudgeSection(**section)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join([SECTION, *map(str, first["loc"])])
+        known = ", ".join(JudgeSection.model_fields)
+        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found!r}.")
+        found = first["input"]
+        raise JudgeConfigError(
+            sentence.format(field=field, origin=origin, msg=first["msg"], found=found, known=known)
+        ) from None
+
+
+_SECTION_ERRORS = {
+    "extra_forbidden": "{field} in {origin} is unknown: the keys of judge are {known}.",
+    "missing": "{field} in {origin} is missing: give the folder or Hub repository of the judge head.",
+    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+}
+
+
+def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
+    """Loads the head that a section names and checks that it fits the target.
+
+    Args:
+        section: the judge section.
+        hidden_size: H of the target model.
+
+    Raises:
+        JudgeConfigError: no such head, a damaged one, or one of another hidden size.
+    """
+    try:
+        head = JudgeHead.from_pretrained(section.model, revision=section.revision)
+    except HeadError as error:
+        raise JudgeConfigError(f"judge.model: {error}") from None
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise JudgeConfigError(
+            f"judge.model is {section.model!r}, which is neither a folder with a judge head "
+            f"nor a Hub repository that can be read: {reason}"
+        ) from None
+    if head.hidden_size != hidden_size:
+        raise JudgeConfigError(
+            f"judge.model {section.model} was trained for hidden size {head.hidden_size}, but the target's is "
+            f"{hidden_size}: use a head trained on this target"
+            + (f" (this one was trained on {head.target_model})." if head.target_model else ".")
+        )
+    return head

@@ -1,0 +1,94 @@
+"""The judge-only counter, from a step's output to /metrics and `llm.get_metrics()`.
+
+device (JudgeOnlyCount) -> attribute of ModelRunnerOutput -> Scheduler -> SpecDecodingStats -> SpecDecodingProm
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from vllm.v1.metrics.utils import create_metric_per_engine
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
+
+from vllm_judge.engine.judge import JudgeOnlyCount
+
+OUTPUT_FIELD = "judge_only_tokens"
+STATS_FIELD = "num_judge_only_tokens"
+COUNTER = "vllm:spec_decode_num_judge_only_tokens"
+DESCRIPTION = "Number of accepted draft tokens that strict verification alone would have rejected."
+
+
+def attach(output: Any, count: JudgeOnlyCount | None) -> Any:
+    """Puts a step's count on its output: at once, or when an asynchronous output is read."""
+    if hasattr(output, "get_output"):
+        read = output.get_output
+
+        def get_output() -> Any:
+            return attach(read(), count)
+
+        output.get_output = get_output
+    elif output is not None:
+        setattr(output, OUTPUT_FIELD, 0 if count is None else count.value())
+    return output
+
+
+def extend_stats() -> None:
+    """Adds the field to vLLM's SpecDecodingStats in place: msgspec carries a dataclass's declared fields only."""
+    if STATS_FIELD in SpecDecodingStats.__dataclass_fields__:
+        return
+    for field in dataclasses.fields(SpecDecodingStats):
+        if field.default_factory is not dataclasses.MISSING:
+            setattr(SpecDecodingStats, field.name, dataclasses.field(default_factory=field.default_factory))
+    SpecDecodingStats.__annotations__[STATS_FIELD] = int
+    setattr(SpecDecodingStats, STATS_FIELD, 0)
+    dataclasses.dataclass(SpecDecodingStats)
+
+
+def update_from_output(original: Callable[..., Any], self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+    """Around Scheduler.update_from_output: keeps the step's count for make_stats, and insists that there is one."""
+    if _judge(self.vllm_config) is not None and scheduler_output.scheduled_spec_decode_tokens:
+        count = getattr(model_runner_output, OUTPUT_FIELD, None)
+        if count is None and model_runner_output.sampled_token_ids:
+            raise RuntimeError(
+                "vllm-judge: a worker verified draft tokens without the judge: "
+                "install vllm-judge-decoding on every node of this engine."
+            )
+        self.judge_only_tokens = getattr(self, "judge_only_tokens", 0) + (count or 0)
+    return original(self, scheduler_output, model_runner_output)
+
+
+def make_stats(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around Scheduler.make_stats: hands what has been counted since the last statistics on with them."""
+    stats = original(self, *args, **kwargs)
+    if stats is not None and stats.spec_decoding_stats is not None:
+        setattr(stats.spec_decoding_stats, STATS_FIELD, getattr(self, "judge_only_tokens", 0))
+        self.judge_only_tokens = 0
+    return stats
+
+
+def init_prometheus(
+    original: Callable[..., None],
+    self: Any,
+    speculative_config: Any,
+    labelnames: list[str],
+    per_engine_labelvalues: dict[int, list[object]],
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Around SpecDecodingProm.__init__: one counter more, where a judge is configured."""
+    original(self, speculative_config, labelnames, per_engine_labelvalues, *args, **kwargs)
+    self.counter_judge_only = None
+    if getattr(speculative_config, "judge", None) is not None:
+        counter = self._counter_cls(name=COUNTER, documentation=DESCRIPTION, labelnames=labelnames)
+        self.counter_judge_only = create_metric_per_engine(counter, per_engine_labelvalues)
+
+
+def observe(original: Callable[..., None], self: Any, stats: Any, engine_idx: int = 0) -> None:
+    """Around SpecDecodingProm.observe."""
+    original(self, stats, engine_idx)
+    if self.counter_judge_only is not None:
+        self.counter_judge_only[engine_idx].inc(getattr(stats, STATS_FIELD))
+
+
+def _judge(vllm_config: Any) -> Any:
+    return getattr(vllm_config.speculative_config, "judge", None)

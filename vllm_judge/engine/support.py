@@ -1,0 +1,82 @@
+"""What judged decoding cannot be combined with, refused when the engine's configuration is made."""
+
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_judge.config import JudgeConfig, JudgeConfigError, JudgeSection, load_head
+
+logger = init_logger("vllm.judge")
+
+
+def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
+    """Checks a judge section against the engine that it is to run in.
+
+    Args:
+        vllm_config: vLLM's finished VllmConfig.
+        section: the judge section of its speculative config.
+
+    Returns:
+        The judge as the workers need it.
+
+    Raises:
+        JudgeConfigError: the combination is not supported, or the head does not fit; one sentence.
+    """
+    for refused in _refusals(vllm_config):
+        raise JudgeConfigError(refused)
+    head = load_head(section, vllm_config.model_config.get_hidden_size())
+    if vllm_config.lora_config is not None:
+        logger.warning("judge: LoRA is on, and the judge head was trained on the base model; measure its quality anew.")
+    return JudgeConfig(
+        model=section.model,
+        revision=section.revision,
+        threshold=head.threshold if section.threshold is None else section.threshold,
+        protected_token_ids=_protected_token_ids(vllm_config.model_config),
+    )
+
+
+def _refusals(vllm_config: Any) -> Any:
+    speculative, parallel, model = vllm_config.speculative_config, vllm_config.parallel_config, vllm_config.model_config
+    if model.runner_type != "generate":
+        yield f"judge needs a model that generates text, found runner {model.runner_type!r}: remove judge."
+    if speculative is None:
+        yield (
+            "judge needs a drafter, and speculative_config names none: "
+            "add method, model and num_speculative_tokens beside judge."
+        )
+        return
+    if model.is_diffusion:
+        yield "judge cannot be used with a diffusion model, which has no draft tokens to verify: remove judge."
+    if speculative.method == "extract_hidden_states":
+        yield "judge cannot be used with method 'extract_hidden_states', which drafts nothing: use a drafting method."
+    if speculative.rejection_sample_method != "standard":
+        yield (
+            f"judge needs rejection_sample_method 'standard', found {speculative.rejection_sample_method!r}: "
+            "remove one of the two."
+        )
+    if vllm_config.watermark_config is not None:
+        yield "judge cannot be used with watermarking, whose key decides what is accepted: remove one of the two."
+    if parallel.enable_elastic_ep:
+        yield "judge cannot be used with enable_elastic_ep, which loads workers past the judge: remove one of the two."
+    external = parallel.distributed_executor_backend == "external_launcher"
+    if external and parallel.pipeline_parallel_size > 1 and not vllm_config.use_v2_model_runner:
+        yield (
+            "judge cannot be used with distributed_executor_backend 'external_launcher' and pipeline_parallel_size "
+            f"{parallel.pipeline_parallel_size} on model runner V1: use pipeline_parallel_size 1."
+        )
+
+
+def _protected_token_ids(model_config: Any) -> tuple[int, ...]:
+    """End-of-sequence and special tokens: the judge never accepts them."""
+    protected: set[int] = set()
+    generation_config = model_config.try_get_generation_config() or {}
+    for eos in (model_config.hf_text_config.eos_token_id, generation_config.get("eos_token_id")):
+        protected |= {eos} if isinstance(eos, int) else set(eos or ())
+    if not model_config.skip_tokenizer_init:
+        from vllm.tokenizers import cached_tokenizer_from_config
+
+        tokenizer = cached_tokenizer_from_config(model_config)
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        protected |= set(tokenizer.all_special_ids)
+        protected |= {token_id for token_id, token in added.items() if getattr(token, "special", False)}
+    return tuple(sorted(protected))
