@@ -121,7 +121,8 @@ def _parse_section(section: Any, origin: str) -> JudgeSection:
     try:
         return JudgeSection(**section)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one: the misspelling says more.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         field = ".".join([SECTION, *map(str, first["loc"])])
         known = ", ".join(JudgeSection.model_fields)
         sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found!r}.")

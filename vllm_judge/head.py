@@ -121,8 +121,8 @@ class JudgeHead(
     ) -> "JudgeHead":
         """The mixin's loader, without its fallback to pickled weights and with every mismatch an error."""
         if Path(model_id).is_dir():
-            path = Path(model_id) / SAFETENSORS_SINGLE_FILE
-            if not path.is_file():
+            path = str(Path(model_id) / SAFETENSORS_SINGLE_FILE)
+            if not Path(path).is_file():
                 raise HeadError(f"no judge head in {model_id}: it holds no {SAFETENSORS_SINGLE_FILE}.")
         else:
             path = hf_hub_download(
@@ -141,8 +141,8 @@ class JudgeHead(
             state = load_file(path, device=map_location)
         except SafetensorError as error:
             raise HeadError(f"the judge head in {model_id} is damaged: {SAFETENSORS_SINGLE_FILE}: {error}.") from error
-        expected = {name: tuple(parameter.shape) for name, parameter in head.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        expected = {name: tuple(parameter.shape) for name, parameter in sorted(head.state_dict().items())}
+        found = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
         if found != expected:
             raise HeadError(
                 f"the judge head in {model_id} does not match its {CONFIG_NAME}: expected {expected}, found {found}."

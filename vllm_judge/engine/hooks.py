@@ -25,31 +25,35 @@ from vllm_judge.engine.judge import MAX_STOP_TOKEN_IDS, Judge
 logger = init_logger("vllm.judge")
 
 
+def _owner(target: str) -> tuple[Any, str]:
+    """The module or class that holds "module:Class.function", and the function's name in it."""
+    module, _, path = target.partition(":")
+    *parents, name = path.split(".")
+    return functools.reduce(getattr, parents, importlib.import_module(module)), name
+
+
+def mismatch(target: str, parameters: tuple[str, ...]) -> str | None:
+    """What is not as expected of a function of vLLM; None if it is there and takes these parameters."""
+    try:
+        owner, name = _owner(target)
+        function = getattr(owner, name)
+    except (ImportError, AttributeError) as error:
+        return f"{target} is gone ({error})"
+    found = tuple(inspect.signature(function).parameters)
+    return None if found == parameters else f"{target} takes {found}, expected {parameters}"
+
+
 @dataclass(frozen=True)
 class Hook:
-    """A function of vLLM, what it must look like, and what is put around it: around(original, *args, **kwargs)."""
+    """A function of vLLM, its parameters, and what is put around it: around(original, *args, **kwargs)."""
 
     target: str
     parameters: tuple[str, ...]
     around: Callable[..., Any]
 
-    def owner(self) -> tuple[Any, str]:
-        module, _, path = self.target.partition(":")
-        *parents, name = path.split(".")
-        return functools.reduce(getattr, parents, importlib.import_module(module)), name
-
-    def problem(self) -> str | None:
-        """What does not fit, None if all is as expected (or the hook is in place already)."""
-        try:
-            owner, name = self.owner()
-            function = getattr(owner, name)
-        except (ImportError, AttributeError) as error:
-            return f"{self.target} is gone ({error})"
-        found = tuple(inspect.signature(function).parameters)
-        return None if found == self.parameters else f"{self.target} takes {found}, expected {self.parameters}"
-
     def install(self) -> None:
-        owner, name = self.owner()
+        """Puts `around` in place, once."""
+        owner, name = _owner(self.target)
         original = inspect.getattr_static(owner, name)
         static = isinstance(original, staticmethod)
         function = original.__func__ if static else original
@@ -184,30 +188,20 @@ def install_verifier(runner: Any, vllm_config: Any, config: JudgeConfig) -> None
 
     if not get_pp_group().is_last_rank:
         return
-    if vllm_config.use_v2_model_runner:
-        from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
-
-        from vllm_judge.engine import v2 as verifier
-    else:
-        from vllm.v1.sample.rejection_sampler import RejectionSampler
-
-        from vllm_judge.engine import v1 as verifier  # type: ignore[no-redef]
+    # Imported here: V2's kernels need Triton, which a machine that runs V1 may lack.
+    verifier = importlib.import_module(f"vllm_judge.engine.{'v2' if vllm_config.use_v2_model_runner else 'v1'}")
     found = type(runner.rejection_sampler)
-    if found is not RejectionSampler:
+    if found is not verifier.RejectionSampler:
         raise JudgeConfigError(
             f"judge needs vLLM's own verifier, found {found.__module__}.{found.__qualname__}: "
             "this model or platform brings one of its own, remove judge."
         )
-    changed = [problem for hook in verifier.EXPECTED if (problem := Hook(*hook, around=_unused).problem())]
+    changed = [problem for expected in verifier.EXPECTED if (problem := mismatch(*expected))]
     if changed:
         raise JudgeConfigError(f"judge: this version of vllm-judge does not fit this vLLM: {'; '.join(changed)}.")
     judge = Judge(config, vllm_config.model_config.get_vocab_size(), runner.device)
     verifier.install(runner, judge)
     logger.info("judge: %s verifies draft tokens, threshold %s.", config.model, config.threshold)
-
-
-def _unused(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    raise AssertionError("this description of a function is checked, never installed")
 
 
 def expand_batch_to_tokens(
@@ -228,6 +222,13 @@ def expand_batch_to_tokens(
         return original(x, cu_num_tokens, num_tokens, replace_from, replace_to)
     counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1))
     return x.masked_fill(x == replace_from, replace_to).repeat_interleave(counts, output_size=num_tokens)
+
+
+def apply_sampling_constraints(original: Callable[..., Any], logits: Any, *args: Any, **kwargs: Any) -> Any:
+    """Symptom: on CPU, V1, a request with top_k takes the engine down. Why: a step without drafts (a prefill) verifies
+    zero rows, and vLLM's top-k takes their maximum. How: zero rows are returned as they are, judge or not. Until: vLLM
+    repairs it (unrepaired in 0.33)."""
+    return logits if len(logits) == 0 else original(logits, *args, **kwargs)
 
 
 HOOKS = (
@@ -276,6 +277,11 @@ HOOKS = (
         ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
         expand_batch_to_tokens,
     ),
+    Hook(
+        "vllm.v1.sample.rejection_sampler:apply_sampling_constraints",
+        ("logits", "cu_num_draft_tokens", "sampling_metadata"),
+        apply_sampling_constraints,
+    ),
 )
 # The hook without which a judge could not even be refused; vLLM's own check of keys refuses it where this one is gone.
 CONFIG_HOOK = HOOKS[1]
@@ -291,10 +297,10 @@ def install() -> None:
     if _installed:
         return
     _installed = True
-    _problems.extend(problem for hook in HOOKS if (problem := hook.problem()))
+    _problems.extend(problem for hook in HOOKS if (problem := mismatch(hook.target, hook.parameters)))
     if _problems:
         logger.warning("judge: inactive, this vLLM is not the expected one: %s.", "; ".join(_problems))
-        if CONFIG_HOOK.problem() is None:
+        if mismatch(CONFIG_HOOK.target, CONFIG_HOOK.parameters) is None:
             CONFIG_HOOK.install()
         return
     metrics.extend_stats()

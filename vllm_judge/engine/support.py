@@ -1,5 +1,6 @@
 """What judged decoding cannot be combined with, refused when the engine's configuration is made."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from vllm.logger import init_logger
@@ -22,7 +23,7 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     Raises:
         JudgeConfigError: the combination is not supported, or the head does not fit; one sentence.
     """
-    for refused in _refusals(vllm_config):
+    for refused in refusals(vllm_config):
         raise JudgeConfigError(refused)
     head = load_head(section, vllm_config.model_config.get_hidden_size())
     if vllm_config.lora_config is not None:
@@ -35,7 +36,8 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     )
 
 
-def _refusals(vllm_config: Any) -> Any:
+def refusals(vllm_config: Any) -> Iterator[str]:
+    """Every reason, one sentence each, why this engine cannot have a judge."""
     speculative, parallel, model = vllm_config.speculative_config, vllm_config.parallel_config, vllm_config.model_config
     if model.runner_type != "generate":
         yield f"judge needs a model that generates text, found runner {model.runner_type!r}: remove judge."

@@ -99,13 +99,14 @@ class JudgedRejectionSampler(RejectionSampler):
     def apply_logits_processors(self, logits: torch.Tensor, sampling_metadata: Any, metadata: Any) -> torch.Tensor:
         """Called by `forward` with raw fp32 logits [num_drafts, V]. It applies penalties and bans in place;
         temperature, top-k and top-p come later. So evidence is read before it, what constraints forbid after it."""
-        params = [] if self.hidden is None else self._sampling_params()
+        hidden = self.hidden
+        params = [] if hidden is None else self._sampling_params()
         thresholds = [self.judge.threshold(p) for p in params]
-        if not any(threshold < torch.inf for threshold in thresholds):
+        if hidden is None or min(thresholds, default=torch.inf) == torch.inf:
             return super().apply_logits_processors(logits, sampling_metadata, metadata)
         head, drafts, num_drafts = self.judge.head, metadata.draft_token_ids.long(), metadata.num_draft_tokens
         read = None if head.evidence is None else evidence(logits, drafts)
-        score = head.score(self.hidden[metadata.target_logits_indices + 1], read)
+        score = head.score(hidden[metadata.target_logits_indices + 1], read)
         constrained = super().apply_logits_processors(logits, sampling_metadata, metadata)
         allowed = self._allowed(constrained, drafts, sampling_metadata)
         for stop_ids, span in zip(map(self.judge.stop_token_ids, params), _spans(num_drafts), strict=True):

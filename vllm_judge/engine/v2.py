@@ -80,7 +80,7 @@ def install(runner: Any, judge: Judge) -> None:
         try:
             return sample(hidden_states, *args, **kwargs)
         finally:
-            verifier.hidden = None
+            del verifier.hidden
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
         verifier.judge_only = None
@@ -121,13 +121,13 @@ class JudgedRejectionSampler(RejectionSampler):
 
     Attributes:
         judge: the head on this device; states: what the kernels need of each request.
-        hidden: [num_tokens, H], hidden states of the step, set before each step.
+        hidden: [num_tokens, H], hidden states of the step; it is there during a step only.
         judge_only: the step's count of tokens that only the judge accepted.
     """
 
     judge: Judge
     states: RequestStates
-    hidden: torch.Tensor | None = None
+    hidden: torch.Tensor
     judge_only: JudgeOnlyCount | None = None
 
     def __call__(self, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:

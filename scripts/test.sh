@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up what the tests need and runs them; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,145 @@
+"""Real engines for the tests of this folder: tiny random checkpoints, fp32, model runner V1 and V2."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+HERE = Path(__file__).parent
+NUM_DRAFTS = 4
+# The models are tiny: a second thread costs more than it brings, and threads bound to cores would fight over them.
+CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+# vLLM binds tensor-parallel CPU ranks to cores and must be told which.
+CPU_TWO_RANKS = {**CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+# What makes V2 run on a machine without a GPU: Triton's interpreter, with the shim in every process of the engine.
+RUNNERS = {
+    "v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
+    "v2": {"VLLM_USE_V2_MODEL_RUNNER": "1"}
+    if torch.cuda.is_available()
+    else {
+        "VLLM_USE_V2_MODEL_RUNNER": "1",
+        "TRITON_INTERPRET": "1",
+        # Inductor would take the shim's stand-in for a compiler.
+        "TORCH_COMPILE_DISABLE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent / "shim"), os.environ.get("PYTHONPATH")])),
+    },
+}
+
+
+class Engine:
+    """An `LLM` in a process of its own: `host.py` at the other end of two pipes."""
+
+    def __init__(self, runner: str, options: dict[str, Any], log: Path):
+        request_read, request_write = os.pipe()
+        reply_read, reply_write = os.pipe()
+        self.log = log
+        cpu = CPU_TWO_RANKS if options.get("tensor_parallel_size") == 2 else CPU
+        with log.open("w") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, str(HERE / "host.py"), str(request_read), str(reply_write)],
+                pass_fds=(request_read, reply_write),
+                env={**os.environ, **cpu, **RUNNERS[runner]},
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        os.close(request_read)
+        os.close(reply_write)
+        self.requests, self.replies = os.fdopen(request_write, "w"), os.fdopen(reply_read)
+        assert self._exchange(options, raw=True) == "ready\n"
+
+    def generate(self, prompts: list[list[int]], params: dict[str, Any] | list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answers (tokens, logprobs, finish_reason) to all prompts in one batch."""
+        params = params if isinstance(params, list) else [params] * len(prompts)
+        reply = self._exchange({"call": "generate", "prompts": prompts, "params": params})
+        if isinstance(reply, dict):
+            raise ValueError(reply["error"])
+        return reply
+
+    def counted(
+        self, prompts: list[list[int]], params: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Answers, and what they added to vLLM's counters of speculation and preemption."""
+        before = self._exchange({"call": "metrics"})
+        answers = self.generate(prompts, params)
+        after = self._exchange({"call": "metrics"})
+        return answers, {name: after[name] - before[name] for name in after}
+
+    def _exchange(self, message: dict[str, Any], raw: bool = False) -> Any:
+        self.requests.write(json.dumps(message) + "\n")
+        self.requests.flush()
+        reply = self.replies.readline()
+        if not reply:
+            pytest.fail(f"the engine died:\n{self.log.read_text()[-3000:]}")
+        return reply if raw else json.loads(reply)
+
+    def close(self) -> None:
+        self.requests.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with target, draft, eos_draft and the heads all, none, random, random_evidence."""
+    root = tmp_path_factory.mktemp("models")
+    target = tiny.make_target(root / "target")
+    draft = tiny.make_draft(target, root / "draft")
+    tiny.make_eager_draft(draft, root / "eager_draft", [tiny.EOS, tiny.SPECIAL])
+    tiny.make_head(root / "none", -100.0, use_evidence=True)
+    tiny.make_head(root / "random", 0.0, scale=0.3, use_evidence=True)
+    tiny.make_head(root / "random_plain", 0.0, scale=0.3)
+    return root
+
+
+@pytest.fixture(scope="session", params=sorted(RUNNERS))
+def runner(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
+    """Makes engines and keeps the last two: engines(runner, judge="random", **options of LLM)."""
+    logs, alive = tmp_path_factory.mktemp("logs"), {}
+
+    def engine(runner: str, judge: str | None = None, draft: str = "draft", **options: Any) -> Engine:
+        speculative: dict[str, Any] = {
+            "method": "draft_model",
+            "model": str(models / draft),
+            "num_speculative_tokens": NUM_DRAFTS,
+        }
+        if judge is not None:
+            speculative["judge"] = {"model": str(models / judge)}
+        options = {
+            "model": str(models / "target"),
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_model_len": 256,
+            "max_num_seqs": 8,
+            "disable_log_stats": False,
+            "speculative_config": speculative,
+            "reasoning_config": {"reasoning_start_str": "w10", "reasoning_end_str": "w11"},
+            **options,
+        }
+        key = json.dumps([runner, options], sort_keys=True)
+        if key in alive:
+            alive[key] = alive.pop(key)
+        else:
+            while len(alive) > 1:
+                alive.pop(next(iter(alive))).close()
+            alive[key] = Engine(runner, options, logs / f"{len(list(logs.iterdir()))}.log")
+        return alive[key]
+
+    yield engine
+    for started in alive.values():
+        started.close()
