@@ -43,8 +43,9 @@ def evidence(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """
     log_probs = logits.float().log_softmax(dim=-1)
     log_prob = log_probs.gather(-1, tokens.long().clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    # entr(p) = -p log p with entr(0) = 0, where multiplying log_probs by probabilities would give 0 * -inf = NaN.
-    entropy = torch.special.entr(log_probs.exp()).sum(dim=-1)
+    # A token without probability adds nothing to the entropy, where 0 * -inf would be NaN.
+    finite = log_probs.clamp(min=torch.finfo(torch.float32).min)
+    entropy = -(log_probs.exp() * finite).sum(dim=-1)
     log_prob_max = log_probs.max(dim=-1).values
     return torch.stack([log_prob, entropy, log_prob_max - log_prob, log_prob_max.exp()], dim=-1)
 

@@ -7,6 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vllm_judge.evaluation.compare_cli import compare
+from vllm_judge.evaluation.evaluate_cli import evaluate
+from vllm_judge.evaluation.projection_cli import project
+from vllm_judge.evaluation.replay_cli import replay
+from vllm_judge.evaluation.report_cli import report
+from vllm_judge.tokencourt.commands import court, label
+from vllm_judge.training import commands as training
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -42,24 +50,34 @@ def demo(
 
     from vllm_judge.demo import run
     from vllm_judge.demo.engine import EngineError
-    from vllm_judge.demo.outcome import DEFINITIONS, Outcome
+    from vllm_judge.demo.outcome import Outcome
+    from vllm_judge.demo.report import DEFINITIONS, table
 
     console = Console()
     heads = [str(one) for one in head]
     outcomes: dict[str, Outcome] = {}
     try:
-        with console.status("starting an engine") as status:
-            for name, outcome in run.measure(n, seed, heads, num_speculative_tokens):
-                outcomes[name] = outcome
-                status.update(f"{name} has finished")
+        for name, outcome in run.measure(n, seed, heads, num_speculative_tokens):
+            outcomes[name] = outcome
+            console.print(f"{name}: {n} problems in {outcome.seconds:.1f} s", highlight=False)
     except EngineError as error:
         typer.echo(f"vllm-judge: {error}", err=True)
         raise typer.Exit(1) from None
-    console.print(run.table(outcomes))
+    console.print(table(outcomes, run.PLAIN))
     drafted = trio.strict_config(num_speculative_tokens)["num_speculative_tokens"]
     console.print(f"n = {n} problems, greedy, {drafted} draft tokens per cycle. {DEFINITIONS}")
     if json_path:
         run.write_json(json_path, outcomes, {"n": n, "seed": seed, "num_speculative_tokens": drafted})
+
+
+app.command()(compare)
+app.command()(evaluate)
+app.command()(project)
+app.command()(replay)
+app.command()(report)
+app.add_typer(court.app, name="court")
+app.add_typer(label.app, name="label")
+app.add_typer(training.app, name="train")
 
 
 def main() -> None:

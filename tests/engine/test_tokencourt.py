@@ -50,8 +50,9 @@ def endpoint(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [BIN / "vllm", "serve", talker, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "2048", "--served-model-name", "talker"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", talker]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", "2048", "--served-model-name", "talker"]
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=sink, stderr=sink, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
@@ -66,8 +67,9 @@ def endpoint(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,8 @@ class JudgedRejectionSampler(RejectionSampler):
         for stop_ids, span in zip(map(self.judge.stop_token_ids, params), _spans(num_drafts), strict=True):
             if stop_ids:
                 allowed[span] &= ~torch.isin(drafts[span], torch.tensor(stop_ids, device=drafts.device))
-        self._accepts = (score > _per_draft(thresholds, num_drafts, score.device)) & allowed
+        per_draft = torch.tensor([thresholds[i] for i in _owners(num_drafts)]).to(score.device, non_blocking=True)
+        self._accepts = (score > per_draft) & allowed
         return constrained
 
     def _sampling_params(self) -> list[Any]:
@@ -139,20 +140,21 @@ class JudgedRejectionSampler(RejectionSampler):
         if not sampling_metadata.all_greedy:
             generators = sampling_metadata.generators
             uniform = vllm_rejection_sampler.generate_uniform_probs(len(drafts), num_drafts, generators, drafts.device)
-        strict = _strict(tokens, num_drafts, draft_probs, logits, sampling_metadata, uniform)
+        owners = torch.tensor(_owners(num_drafts), dtype=torch.long).to(drafts.device, non_blocking=True)
+        strict = _strict(tokens, owners, draft_probs, logits, sampling_metadata, uniform)
         own = logits.gather(1, tokens)
         logits.scatter_(1, tokens, torch.where(accepts[:, None], BOOST, own))
         # Drawing again would move the requests' generators on: vLLM's function gets the numbers that are drawn already.
         with _replaced("generate_uniform_probs", lambda *_: uniform):
             output = rejection_sample(*args, **kwargs)
         logits.scatter_(1, tokens, own)
-        self.judge_only = JudgeOnlyCount(_accepted(output, num_drafts) & ~strict)
+        self.judge_only = JudgeOnlyCount(_accepted(output, num_drafts, owners) & ~strict)
         return output
 
 
 def _strict(
     tokens: torch.Tensor,
-    num_drafts: list[int],
+    owners: torch.Tensor,
     draft_probs: torch.Tensor | None,
     logits: torch.Tensor,
     sampling_metadata: Any,
@@ -165,17 +167,14 @@ def _strict(
     target_prob = (logits.gather(1, tokens)[:, 0] - logits.logsumexp(dim=-1)).exp()
     draft_prob = 1.0 if draft_probs is None else draft_probs.gather(1, tokens)[:, 0]
     is_greedy = sampling_metadata.temperature == vllm_rejection_sampler.GREEDY_TEMPERATURE
-    counts = torch.tensor(num_drafts, device=tokens.device)
-    per_draft = is_greedy.repeat_interleave(counts, output_size=len(tokens))
-    return torch.where(per_draft, greedy, target_prob / draft_prob >= uniform)
+    return torch.where(is_greedy[owners], greedy, target_prob / draft_prob >= uniform)
 
 
-def _accepted(output: torch.Tensor, num_drafts: list[int]) -> torch.Tensor:
+def _accepted(output: torch.Tensor, num_drafts: list[int], owners: torch.Tensor) -> torch.Tensor:
     """[num_drafts] bool: the draft tokens that left with the step; output is [num_requests, K + 1], padded."""
     lengths = (output != PLACEHOLDER_TOKEN_ID).sum(dim=1) - 1
-    counts = torch.tensor(num_drafts, device=output.device)
-    position = torch.cat([torch.arange(n, device=output.device) for n in num_drafts])
-    return position < lengths.repeat_interleave(counts, output_size=len(position))
+    positions = torch.tensor([i for n in num_drafts for i in range(n)]).to(output.device, non_blocking=True)
+    return positions < lengths[owners]
 
 
 @contextlib.contextmanager
@@ -189,10 +188,9 @@ def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
         setattr(vllm_rejection_sampler, name, original)
 
 
-def _per_draft(values: list[float], num_drafts: list[int], device: torch.device) -> torch.Tensor:
-    """One value a request -> [num_drafts] fp32, one a draft token."""
-    expanded = torch.tensor(values, dtype=torch.float32).repeat_interleave(torch.tensor(num_drafts))
-    return expanded.to(device, non_blocking=True)
+def _owners(num_drafts: list[int]) -> list[int]:
+    """For each draft token, its request's place in the batch. (torch's repeat_interleave takes ten times as long.)"""
+    return [request for request, n in enumerate(num_drafts) for _ in range(n)]
 
 
 def _spans(num_drafts: list[int]) -> Iterator[slice]:

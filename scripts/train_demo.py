@@ -1,0 +1,328 @@
+"""Trains the demo's target, draft and judge heads from nothing, and records every figure in record.json.
+
+    python scripts/train_demo.py --work /some/scratch/folder
+
+takes about an hour on one CPU core. Training that was stopped goes on where it was: a step depends on the plan and its
+number alone. The plans are those of the shipped checkpoints; what they leave to chance is the order in which a CPU
+adds numbers.
+"""
+
+import json
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from vllm_judge.demo.answers import LabelledAnswer, accuracy, labelled_answers, right_opening
+from vllm_judge.demo.documents import MARKER, Habits
+from vllm_judge.demo.grammar import Problem
+from vllm_judge.demo.pretrain import Plan, Trainer, build_model
+from vllm_judge.demo.tokenizer import render_prompt, save_tokenizer, train_tokenizer
+from vllm_judge.demo.world import is_correct, problems, solution, solution_pieces
+from vllm_judge.evaluation.decoder import speculative_decode
+from vllm_judge.head import JudgeHead
+from vllm_judge.training.card import head_card
+from vllm_judge.training.features import token_features
+from vllm_judge.training.fit import Tokens, as_record, auc, choose_threshold, fit_head, rates, with_config
+
+DEMO = Path(__file__).parents[1] / "vllm_judge" / "demo"
+# Arithmetic and copying come by themselves; which words mean gain and which loss came only with a weight of their own.
+PLANS = {
+    "target": Plan(
+        hidden_size=192,
+        layers=6,
+        intermediate_size=512,
+        habits=Habits(styles=((0.6, 0.1), (0.4, 0.9)), corrections=0.25),
+        schedule=(
+            *((0, 0.01), (99, 1.0), (780, 1.0), (1300, 0.714), (1600, 0.601), (2000, 0.55), (3000, 0.0)),
+            # A second round: at 3,000 steps it still took a doubtful turn now and then where the draft had led it.
+            *((3040, 0.4), (3300, 0.4), (4400, 0.0)),
+        ),
+        decision_weights=((1599, 1.0), (1600, 5.0)),
+        turn_weights=((2999, 1.0), (3000, 5.0)),
+        facts=(0.5, 0.15),
+        facts_steps=1200,
+        muon_rate=6e-3,
+        adam_rate=2e-3,
+    ),
+    "draft": Plan(
+        hidden_size=128,
+        layers=2,
+        intermediate_size=344,
+        habits=Habits(styles=((1.0, 0.9),), corrections=0.0),
+        schedule=((0, 0.01), (99, 1.0), (450, 1.0), (600, 0.571), (1000, 0.0)),
+        facts=(0.5, 0.15),
+        facts_steps=400,
+        muon_rate=6e-3,
+        adam_rate=2e-3,
+        seed=1,
+    ),
+}
+REPORT_EVERY, CHECK_EVERY = 100, 500  # steps
+HEADS = {"judge": True, "judge-paper": False}  # folder -> whether the head reads evidence
+MISTAKES_ACCEPTED = 0.01  # at the default threshold, at most
+RIGHT_TOKENS = 100_000  # drawn at random to fit a head on; there are far more of them than of mistakes
+NUM_SPECULATIVE_TOKENS = 16
+MAX_NEW_TOKENS = 192
+CHECK_SEED, FIT_SEED, HELD_OUT_SEED, EVALUATION_SEED = 1, 2, 3, 4
+METHOD = (
+    "Answers of the demo's draft (greedy, sampled at temperature 1, and continuing the beginning of a right solution) "
+    "and of its target to problems of the demo's world, labelled by the world's exact checker: tokens before the first "
+    "mistake are right, the token that holds it is the mistake, later tokens are left out. Logistic regression, "
+    "both labels weighing the same."
+)
+
+MODEL_CARD = """---
+library_name: transformers
+---
+
+# The {name} of vllm-judge's demo
+
+A Llama of {layers} layers and hidden size {hidden_size} that solves the arithmetic word problems of
+vllm_judge/demo/world.py with worded steps, trained for {steps} steps by scripts/train_demo.py. It knows nothing else.
+The weights are bfloat16; the judge heads were fitted on float32 computation with them.
+
+A prompt is `<|user|>` + question + `<|assistant|>`, which is what the chat template makes of one user message (system
+messages are left out). The tokenizer adds no token of its own. Answers end with `<|end|>`.
+"""
+
+
+class Stage(StrEnum):
+    """What there is to do, in order."""
+
+    TOKENIZER = "tokenizer"
+    TARGET = "target"
+    DRAFT = "draft"
+    TOKENS = "tokens"
+    HEADS = "heads"
+    EVALUATION = "evaluation"
+
+
+def make_tokenizer(work: Path) -> None:
+    if (work / "tokenizer").exists():
+        return
+    rng = random.Random(0)
+    solved = problems(8000, 0, "train")
+    texts = [f"{problem.question} {solution(problem, rng.choice((0, 1)), rng)}{MARKER}" for problem in solved]
+    save_tokenizer(train_tokenizer(texts), work / "tokenizer")
+
+
+def pretrain(name: str, work: Path, output: Path) -> None:
+    """Trains the target or the draft, and writes it in bfloat16."""
+    tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
+    plan, folder = PLANS[name], work / name
+    trainer = Trainer(build_model(plan, tokenizer), tokenizer, plan)
+    trainer.resume(folder)
+    fresh = problems(200, CHECK_SEED, "test")
+
+    def report(step: int, loss: float, seconds: float) -> None:
+        line: dict[str, Any] = {"step": step, "loss": round(loss, 4), "seconds": round(seconds, 1)}
+        trainer.save(folder)
+        if step % CHECK_EVERY == 0 or step == plan.steps:
+            line |= check(trainer.model, tokenizer, fresh)
+        with (folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        typer.echo(f"{time.strftime('%H:%M:%S')} {name} {line}")
+
+    trainer.train(REPORT_EVERY, report)
+    trainer.model.to(torch.bfloat16).save_pretrained(output / name)
+    save_tokenizer(tokenizer, output / name)
+    (output / name / "README.md").write_text(model_card(name, plan))
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    record(
+        output,
+        name,
+        plan=asdict(plan),
+        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        loss=log[-1]["loss"],
+        training_seconds=round(sum(line["seconds"] for line in log)),
+    )
+
+
+def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Problem]) -> dict[str, float]:
+    """Accuracy from the question on, and after a beginning in style B: judge decoding asks that of a target."""
+    rng = random.Random(CHECK_SEED)
+    worded = ["".join(solution_pieces(problem, 1.0, rng)[:4]) for problem in asked]
+    after_b = accuracy(model, tokenizer, asked, worded)
+    return accuracy(model, tokenizer, asked, [""] * len(asked)) | {f"{key}_after_b": after_b[key] for key in after_b}
+
+
+def make_tokens(work: Path, output: Path) -> None:
+    """Labelled tokens, as the target sees them, to fit heads on and to measure them on."""
+    target, draft, tokenizer = load_models(output)
+    torch.manual_seed(0)
+    for part, split, seed, n in (("fit", "train", FIT_SEED, 1500), ("held-out", "test", HELD_OUT_SEED, 500)):
+        answers = sample_answers(target, draft, tokenizer, split, seed, n)
+        features = [token_features(target, answer.prompt_ids, answer.ids) for answer in answers]
+        columns = {
+            "hidden": torch.cat([hidden for hidden, _ in features]),
+            "evidence": torch.cat([evidence for _, evidence in features]),
+            "right": torch.tensor([right for answer in answers for right in answer.right]),
+        }
+        save_file(columns, work / f"tokens-{part}.safetensors")
+        typer.echo(f"tokens {part}: {len(answers)} answers, {counts(Tokens(**columns))}")
+
+
+def sample_answers(target, draft, tokenizer, split: str, seed: int, n: int) -> list[LabelledAnswer]:
+    """Answers as judge decoding makes them: mostly the draft's, also after a right beginning; some of the target's."""
+    rng = random.Random(seed)
+    asked = problems(4 * n, seed, split)
+    begun = [right_opening(problem, 0.9, rng) for problem in asked[2 * n : 3 * n]]
+    blank = [""] * n
+    sources = (
+        (draft, asked[:n], blank, 0.0),
+        (draft, asked[n : 2 * n], blank, 1.0),
+        (draft, asked[2 * n : 3 * n], begun, 1.0),
+        (target, asked[3 * n :], blank, 1.0),
+    )
+    return [answer for model, *source in sources for answer in labelled_answers(model, tokenizer, *source)]
+
+
+def fit_heads(work: Path, output: Path) -> None:
+    """Fits both heads, chooses their thresholds on held-out problems, and writes them with judge.json."""
+    fit, held_out = (Tokens(**load_file(work / f"tokens-{part}.safetensors")) for part in ("fit", "held-out"))
+    right, wrong = fit.right.nonzero().flatten(), (~fit.right).nonzero().flatten()
+    shuffled = torch.randperm(len(right), generator=torch.Generator().manual_seed(0))
+    fit = fit[torch.cat([right[shuffled[:RIGHT_TOKENS]], wrong])]
+    mismatch = held_out[held_out.evidence[:, 2] > 0]
+    for name, use_evidence in HEADS.items():
+        head = fit_head(fit, use_evidence)
+        measured = rates(head, held_out)
+        provenance = {
+            "method": METHOD,
+            "fit_tokens": counts(fit),
+            "held_out_tokens": counts(held_out),
+            "auc": round(auc(head, held_out), 5),
+            "auc_mismatch": round(auc(head, mismatch), 5),
+            "rates": as_record(measured),
+        }
+        threshold = choose_threshold(measured, MISTAKES_ACCEPTED)
+        head = with_config(head, threshold=threshold, target_model="target", provenance=provenance)
+        (output / name).mkdir(parents=True, exist_ok=True)
+        (output / name / "README.md").write_text(head_card(head))
+        head.save_pretrained(output / name)
+        record(output, name, threshold=threshold, **provenance)
+        typer.echo(f"{name}: AUC {provenance['auc']}, threshold {threshold}")
+    log_prob_auc = roc_auc_score(held_out.right, held_out.evidence[:, 0])
+    record(output, "log_prob_alone", auc=round(float(log_prob_auc), 5))
+    config = {
+        "method": "draft_model",
+        "model": "draft",
+        "num_speculative_tokens": NUM_SPECULATIVE_TOKENS,
+        "judge": {"model": "judge"},
+    }
+    (output / "judge.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def evaluate(output: Path, n: int, n_judged: int) -> None:
+    """Target alone and draft alone on `n` fresh problems, and speculative decoding on the first `n_judged` of them.
+
+    Strict verification gives the target's own text, slowly: a tenth of the problems shows how much it accepts.
+    """
+    target, draft, tokenizer = load_models(output)
+    fresh = problems(n, EVALUATION_SEED, "test")
+    for name, model in (("target", target), ("draft", draft)):
+        measured = check(model, tokenizer, fresh)
+        record(output, f"{name}_alone", n=n, **measured)
+        typer.echo(f"{name} alone {measured}")
+    for name in ("strict", *HEADS):
+        strict = name == "strict"
+        head = None if strict else JudgeHead.from_pretrained(output / name)
+        measured = judged_decoding(target, draft, tokenizer, head, fresh[: n_judged // 10 if strict else n_judged])
+        record(output, f"decoding_{name}", **measured)
+        typer.echo(f"decoding {name} {measured}")
+
+
+def judged_decoding(target, draft, tokenizer, head: JudgeHead | None, asked: Sequence[Problem]) -> dict[str, float]:
+    """Greedy speculative decoding of the problems, one by one, by the reference decoder."""
+    decoded = [
+        speculative_decode(
+            target,
+            draft,
+            tokenizer.encode(render_prompt(problem.question)),
+            num_speculative_tokens=NUM_SPECULATIVE_TOKENS,
+            max_new_tokens=MAX_NEW_TOKENS,
+            head=head,
+            eos_token_ids=(tokenizer.eos_token_id,),
+            protected_token_ids=tokenizer.all_special_ids,
+        )
+        for problem in asked
+    ]
+    cycles = [accepted for answer in decoded for accepted in answer.cycles]
+    forwards = len(cycles) + len(decoded)  # a prompt's own pass yields a token too
+    texts = [tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in decoded]
+    return {
+        "n": len(asked),
+        "accuracy": sum(map(is_correct, asked, texts)) / len(asked),
+        "accepted_per_cycle": round(sum(cycles) / len(cycles), 3),
+        "tokens_per_target_forward": round(sum(len(answer.tokens) for answer in decoded) / forwards, 3),
+        "judge_only_share": round(sum(answer.judge_only for answer in decoded) / max(1, sum(cycles)), 4),
+    }
+
+
+def load_models(output: Path) -> tuple[LlamaForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The target, the draft and their tokenizer as they ship; weights rounded to bfloat16, computing in fp32."""
+    target, draft = (LlamaForCausalLM.from_pretrained(output / name, dtype=torch.float32).eval() for name in PLANS)
+    return target, draft, AutoTokenizer.from_pretrained(output / "target")
+
+
+def counts(tokens: Tokens) -> dict[str, int]:
+    right = int(tokens.right.sum())
+    return {"right": right, "wrong": len(tokens) - right}
+
+
+def model_card(name: str, plan: Plan) -> str:
+    """A README.md for the target or the draft."""
+    return MODEL_CARD.format(name=name, layers=plan.layers, hidden_size=plan.hidden_size, steps=plan.steps)
+
+
+def record(output: Path, section: str, **figures: Any) -> None:
+    """Puts figures into record.json."""
+    path = output / "record.json"
+    sections = json.loads(path.read_text()) if path.exists() else {}
+    sections[section] = figures
+    sections["versions"] = {name: version(name) for name in ("torch", "transformers", "tokenizers", "scikit-learn")}
+    sections["versions"]["python"] = platform.python_version()
+    path.write_text(json.dumps(sections, indent=2) + "\n")
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Scratch folder: training state, hidden states, logs.")],
+    output: Annotated[Path, typer.Option(help="Where the checkpoints, judge.json and record.json go.")] = DEMO,
+    stages: Annotated[list[Stage] | None, typer.Option("--stage", help="Only this stage, can be repeated.")] = None,
+    problems_alone: Annotated[int, typer.Option(help="Fresh problems that target and draft solve alone.")] = 1000,
+    problems_judged: Annotated[int, typer.Option(help="Fresh problems of each run of speculative decoding.")] = 500,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Trains the demo's checkpoints from nothing."""
+    torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    steps: dict[Stage, Callable[[], None]] = {
+        Stage.TOKENIZER: lambda: make_tokenizer(work),
+        Stage.TARGET: lambda: pretrain("target", work, output),
+        Stage.DRAFT: lambda: pretrain("draft", work, output),
+        Stage.TOKENS: lambda: make_tokens(work, output),
+        Stage.HEADS: lambda: fit_heads(work, output),
+        Stage.EVALUATION: lambda: evaluate(output, problems_alone, problems_judged),
+    }
+    for stage in Stage:
+        if stages is None or stage in stages:
+            started = time.monotonic()
+            steps[stage]()
+            typer.echo(f"{stage} done in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    typer.run(main)

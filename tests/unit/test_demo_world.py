@@ -1,0 +1,158 @@
+"""The demo's world: its checker, its splits, its tokenizer, its training documents.
+
+It would catch: a checker that lets a wrong number, operator or person pass, or that rejects another right wording; a
+mistake put one character off; a problem that is in both splits; labels shifted by a token; a tokenizer that loses a
+space; a document whose corrected slip is itself right, or teaches the model to make it.
+"""
+
+import random
+import re
+
+import pytest
+
+from vllm_judge.demo.answers import label_tokens
+from vllm_judge.demo.documents import MARKER, DocumentWriter, Habits
+from vllm_judge.demo.families import FAMILIES, LARGEST
+from vllm_judge.demo.tokenizer import END, render_prompt, train_tokenizer
+from vllm_judge.demo.world import first_mistake, is_correct, problems, solution, split_of
+
+PROBLEMS = problems(300, 0, "train")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rng = random.Random(0)
+    return train_tokenizer(f"{problem.question} {solution(problem, rng.random(), rng)}" for problem in PROBLEMS)
+
+
+@pytest.mark.parametrize("style_b", [0.0, 0.5, 1.0])
+def test_every_solution_is_accepted_in_every_style(style_b):
+    rng = random.Random(1)
+    assert {problem.family for problem in PROBLEMS} == set(FAMILIES)
+    for problem in PROBLEMS:
+        text = solution(problem, style_b, rng)
+        assert first_mistake(problem, text) is None
+        assert is_correct(problem, text)
+
+
+def test_any_other_digit_is_caught_where_it_stands():
+    rng = random.Random(2)
+    for problem in PROBLEMS[:60]:
+        text = solution(problem, 0.5, rng)
+        for match in re.finditer(r"\d", text):
+            at = match.start()
+            wrong = str((int(match[0]) + rng.randint(1, 9)) % 10)
+            assert first_mistake(problem, text[:at] + wrong + text[at + 1 :]) == at
+
+
+def test_wrong_words_are_caught_where_they_leave_all_right_readings():
+    rng = random.Random(3)
+    for problem in PROBLEMS[:60]:
+        pieces = [rng.choice(slot.readings) for slot in problem.slots]
+        for index, slot in enumerate(problem.slots):
+            for wrong in slot.wrong:
+                before = "".join(pieces[:index])
+                mistake = first_mistake(problem, before + wrong + "".join(pieces[index + 1 :]))
+                assert mistake is not None
+                known = (before + wrong)[len(before) : mistake]
+                assert any(reading.startswith(known) for reading in slot.readings)
+                assert not any(reading.startswith(wrong[: len(known) + 1]) for reading in slot.readings)
+
+
+def test_a_text_that_ends_early_or_runs_on_is_not_a_solution():
+    problem = PROBLEMS[0]
+    text = solution(problem, 0.0, random.Random(4))
+    assert [first_mistake(problem, text[:end]) for end in range(len(text))] == list(range(len(text)))
+    assert first_mistake(problem, text + " 1") == len(text)
+    assert not is_correct(problem, text[: text.rindex(" The answer")])
+
+
+def test_a_right_answer_counts_however_it_was_reached():
+    problem = PROBLEMS[0]
+    answer = problem.answer
+    assert is_correct(problem, f"We go step by step. The answer is 0{MARKER} {answer} in all.")
+    assert not is_correct(problem, f"We go step by step. The answer is {answer}{MARKER} {answer + 1} in all.")
+    assert not is_correct(problem, f"{answer}")
+
+
+def test_splits_never_share_a_problem_and_seeds_repeat():
+    train = {problem.question for seed in range(3) for problem in problems(500, seed, "train")}
+    test = {problem.question for seed in range(3) for problem in problems(500, seed, "test")}
+    assert not train & test
+    assert problems(50, 7, "test") == problems(50, 7, "test") != problems(50, 8, "test")
+    assert {split_of(problem) for problem in problems(50, 7, "test")} == {"test"}
+
+
+def test_numbers_stay_in_range():
+    numbers = {int(slot.readings[0]) for problem in PROBLEMS for slot in problem.slots if slot.is_number}
+    assert min(numbers) >= 1
+    assert max(numbers) <= LARGEST
+
+
+def test_text_survives_the_tokenizer_and_special_tokens_are_never_added(tokenizer):
+    rng = random.Random(5)
+    texts = [render_prompt(problem.question) + solution(problem, 0.5, rng) for problem in PROBLEMS[:50]]
+    for text in [*texts, "  two  spaces,\n\ttabs, 3.14159, Zürich 東京 🙂 <b>"]:
+        ids = tokenizer.encode(text, add_special_tokens=True)
+        assert ids == tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.decode(ids) == text
+    assert [len(tokenizer.encode(text)) for text in ("7", "42", " 42")] == [1, 2, 3]
+
+
+def test_the_chat_template_renders_the_prompt(tokenizer):
+    question = PROBLEMS[0].question
+    messages = [{"role": "user", "content": question}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered == render_prompt(question)
+
+
+def test_labels_end_with_the_token_that_holds_the_mistake():
+    problem = PROBLEMS[0]
+    text = solution(problem, 0.0, random.Random(6))
+    pieces = re.findall(r"\d| ?[^\s\d]+| ", text)
+    assert "".join(pieces) == text
+    assert label_tokens(problem, pieces) == [True] * len(pieces)
+
+    digits = [index for index, piece in enumerate(pieces) if piece.isdigit()]
+    wrong = [*pieces]
+    wrong[digits[3]] = str((int(pieces[digits[3]]) + 1) % 10)
+    assert label_tokens(problem, wrong) == [True] * digits[3] + [False]
+    after_opening = label_tokens(problem, wrong[2:], opening="".join(pieces[:2]))
+    assert after_opening == [True] * (digits[3] - 2) + [False]
+
+
+def test_documents_hold_one_corrected_slip_that_has_no_weight(tokenizer):
+    writer = DocumentWriter(tokenizer, Habits(styles=((1.0, 0.5),), corrections=1.0))
+    marker = tokenizer.encode(MARKER)
+    rng = random.Random(7)
+    corrected = 0
+    for problem in PROBLEMS:
+        ids, weights = writer.solved(problem, rng)
+        prompt = tokenizer.encode(render_prompt(problem.question))
+        assert ids == tokenizer.encode(tokenizer.decode(ids))  # piece by piece is the whole
+        assert ids[: len(prompt)] == prompt and tokenizer.decode(ids[-1:]) == END
+        answer = ids[len(prompt) : -1]
+        text = tokenizer.decode(answer)
+        assert text.count(MARKER) <= 1
+        assert is_correct(problem, text)
+        if MARKER in text:
+            corrected += 1
+            labels = label_tokens(problem, [tokenizer.decode([token]) for token in answer])
+            assert labels[-1] is False
+            assert answer[len(labels) : len(labels) + len(marker)] == marker  # right after the first wrong token
+            assert weights[len(prompt) + len(labels) - 1] == 0.0
+            assert all(weights[len(prompt) + len(labels) :])
+    assert corrected > 0.9 * len(PROBLEMS)
+
+
+def test_rows_of_facts_are_right(tokenizer):
+    writer = DocumentWriter(tokenizer, Habits(styles=((1.0, 0.5),), corrections=0.0))
+    ids, weights = writer.facts(400, random.Random(8))
+    assert len(ids) == len(weights)
+    words = {"plus": "+", "minus": "-", "times": "*", "divided by": "//", "equals": "==", "makes": "==", " = ": " == "}
+    text = tokenizer.decode(ids).replace("/", "//")
+    for word, symbol in words.items():
+        text = text.replace(word, symbol)
+    facts = [fact for fact in text.split(".") if fact]
+    assert len(facts) > 20
+    assert all(re.fullmatch(r"[\d +*/=-]+", fact) and eval(fact.strip()) for fact in facts)

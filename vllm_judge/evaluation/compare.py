@@ -1,0 +1,101 @@
+"""`vllm-judge compare`: the same prompts under every acceptance rule, answer by answer."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from vllm_judge.evaluation.answers import Answer, AnswerFolder, Contender
+from vllm_judge.evaluation.pair import Pair, Sampling, fingerprint
+from vllm_judge.evaluation.questions import Question
+from vllm_judge.evaluation.rules import Rule, all_rules
+from vllm_judge.evaluation.rules.judge import judge_rule
+from vllm_judge.head import JudgeHead
+
+BASELINE = "strict"
+
+
+class ContenderError(ValueError):
+    """A rule or setting that does not exist; the message is one sentence."""
+
+
+def contenders(rules: dict[str, Rule], wanted: Sequence[str]) -> list[Contender]:
+    """What to compare: the baseline first, then what is wanted, or every rule over its grid.
+
+    Args:
+        rules: by name.
+        wanted: "NAME" for a rule over its grid, "NAME:parameter=value,..." for one setting of it.
+
+    Raises:
+        ContenderError: there is no such rule, or it has other parameters.
+    """
+    found = [Contender(rules[BASELINE], {})]
+    for text in wanted or rules:
+        name, _, settings = text.partition(":")
+        if name not in rules:
+            raise ContenderError(f"there is no rule {name!r}: choose from {', '.join(rules)}.")
+        rule = rules[name]
+        for setting in [_setting(rule, settings)] if settings else rule.grid:
+            contender = Contender(rule, setting)
+            if contender not in found:
+                found.append(contender)
+    return found
+
+
+def _setting(rule: Rule, text: str) -> dict[str, float]:
+    names = tuple(rule.grid[0])
+    try:
+        setting = {name.strip(): float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        setting = {}
+    if sorted(setting) != sorted(names):
+        raise ContenderError(f"the rule {rule.name!r} is set by {', '.join(names) or 'nothing'}, found {text!r}.")
+    return {name: setting[name] for name in names}
+
+
+def rules_with(heads: Mapping[str, JudgeHead]) -> dict[str, Rule]:
+    """All rules by name, with one for each head."""
+    return {name: judge_rule(name, head) for name, head in heads.items()} | all_rules()
+
+
+def identity(pair: Pair, heads: Mapping[str, JudgeHead], how: Sampling, seed: int) -> dict[str, Any]:
+    """What answers depend on, see `AnswerFolder`."""
+    modules = {"target": pair.target, "draft": pair.draft, **heads}
+    return {name: fingerprint(module) for name, module in modules.items()} | {"seed": seed, **vars(how)}
+
+
+def measure(
+    pair: Pair,
+    questions: Sequence[Question],
+    chosen: Sequence[Contender],
+    how: Sampling,
+    seed: int,
+    folder: AnswerFolder,
+    track: Callable[[Sequence[Question]], Iterable[Question]] = iter,
+) -> list[list[Answer]]:
+    """Answers every question under every contender, unless the folder has the answer already.
+
+    Args:
+        track: wraps the questions, to show progress.
+
+    Returns:
+        a list for each contender, with one answer for each question.
+    """
+    answers = [folder.read(contender) for contender in chosen]
+    for question in track(questions):
+        missing = [i for i, known in enumerate(answers) if question.key not in known]
+        if not missing:
+            continue
+        rules = [chosen[i].accepts for i in missing]
+        runs = pair.decode(question.prompt_ids, rules, how, _seed_of(question, seed))
+        for i, run in zip(missing, runs, strict=True):
+            text = pair.text(run.tokens)
+            right = question.is_right(text)
+            answer = Answer(question.key, right, len(run.tokens), run.cycles, run.judge_only, text)
+            folder.add(chosen[i], answer)
+            answers[i][question.key] = answer
+    return [[known[question.key] for question in questions] for known in answers]
+
+
+def _seed_of(question: Question, seed: int) -> int:
+    """Random numbers of a question: the same whatever else is asked, in whatever order."""
+    return int(hashlib.sha256(f"{seed} {question.key}".encode()).hexdigest()[:8], 16)

@@ -1,0 +1,103 @@
+"""The command `vllm-judge compare`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+DEMO_PROBLEMS = 200
+MAX_NEW_TOKENS = 512
+SHOWN = ("accuracy", "minus_strict", "tokens_per_forward", "accepted_per_cycle", "judge_only_share", "on_front")
+EITHER_OR = "give either --demo, or --target, --draft and --prompts."
+
+
+def compare(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers, results.json and the picture.")],
+    demo: Annotated[bool, typer.Option("--demo", help="The embedded models on fresh word problems.")] = False,
+    target: Annotated[str | None, typer.Option(help="Folder or Hub repository of the target.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Folder or Hub repository of the draft model.")] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="Folder or repository of a judge head; can be repeated.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSONL, see docs/compare.md.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Prompts; by default all, of the demo's 200.")] = None,
+    seed: Annotated[int, typer.Option(help="Which problems of the demo's, and which random numbers.")] = 0,
+    rule: Annotated[list[str] | None, typer.Option(help="NAME or NAME:parameter=value; can be repeated.")] = None,
+    num_speculative_tokens: Annotated[int, typer.Option(min=1, help="Draft tokens per cycle.")] = 16,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="By default 512, of the demo's 192.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Mass of the nucleus that is sampled from.")] = 1.0,
+) -> None:
+    """Measures every acceptance rule on the same prompts: accuracy against tokens per target forward."""
+    if demo == bool(target or draft or head or prompts):
+        _fail(EITHER_OR)
+
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from vllm_judge.demo import trio
+    from vllm_judge.evaluation import compare as comparison
+    from vllm_judge.evaluation.answers import AnswerFolder, AnswersError
+    from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
+    from vllm_judge.evaluation.picture import draw
+    from vllm_judge.evaluation.points import DEFINITIONS, summarise, table, write_results
+    from vllm_judge.evaluation.provenance import provenance
+    from vllm_judge.evaluation.questions import QuestionError, demo_questions, read_questions
+    from vllm_judge.head import HeadError
+
+    disable_progress_bar()
+    names = {f"judge, {name}": str(path) for name, path in trio.HEADS.items()} if demo else _names(head or [])
+    longest = max_new_tokens or (trio.MAX_NEW_TOKENS if demo else MAX_NEW_TOKENS)
+    how = Sampling(num_speculative_tokens, longest, temperature, top_p)
+    try:
+        if demo:
+            pair = Pair.load(str(trio.TARGET), trio.strict_config()["model"], torch.float32)
+            asked, questions = "the demo's word problems", demo_questions(n or DEMO_PROBLEMS, seed, pair.tokenizer)
+            subject: dict[str, Any] = {"pair": "demo"}
+        elif target and draft and prompts:
+            pair = Pair.load(target, draft, default_dtype())
+            asked, questions = prompts.name, read_questions(prompts, pair.tokenizer)[:n]
+            subject = {"target": target, "draft": draft, "heads": names}
+        else:
+            _fail(EITHER_OR)
+        heads = {name: pair.load_head(path) for name, path in names.items()}
+        rules = comparison.rules_with(heads)
+        chosen = comparison.contenders(rules, rule or [])
+        folder = AnswerFolder(output, comparison.identity(pair, heads, how, seed))
+    except (AnswersError, HeadError, OSError, PairError, QuestionError, comparison.ContenderError) as error:
+        _fail(str(error))
+
+    answers = comparison.measure(
+        pair, questions, chosen, how, seed, folder, lambda these: track(these, f"{len(chosen)} rules and settings")
+    )
+    points = summarise(chosen, answers, num_speculative_tokens)
+    sampled = f"temperature {temperature:g}, top_p {top_p:g}" if temperature else "greedy"
+    title = f"{asked}: n = {len(questions)}, {sampled}, {num_speculative_tokens} drafts per cycle"
+    settings = {**subject, "questions": asked, "n": len(questions), "seed": seed, **vars(how)}
+    sources = {contender.rule.name: contender.rule.source for contender in chosen}
+    about = {"settings": settings, "machine": provenance(), "command": shlex.join(["vllm-judge", *sys.argv[1:]])}
+    write_results(output / "results.json", points, sources, about)
+    draw(output / "accuracy_against_speed.png", points, title)
+    console = Console(highlight=False)
+    console.print(table(chosen, points))
+    console.print(title)
+    for name in SHOWN:
+        console.print(f"{name.replace('_', ' ')}: {DEFINITIONS[name]}.")
+    console.print(f"{output}: results.json, accuracy_against_speed.png, answers/")
+
+
+def _names(heads: list[str]) -> dict[str, str]:
+    """Short names of heads where these tell them apart."""
+    short = {f"judge {Path(head).name}": head for head in heads}
+    return short if len(short) == len(heads) else {f"judge {head}": head for head in heads}
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"vllm-judge: {message}", err=True)
+    raise typer.Exit(1)

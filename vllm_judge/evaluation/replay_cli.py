@@ -1,0 +1,84 @@
+"""The command `vllm-judge replay`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+DEMO_PROBLEMS = 50
+
+
+def replay(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for replay.json, .png and .html.")],
+    texts: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="JSONL, see docs/replay.md.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="The embedded models on texts about word problems.")] = False,
+    target: Annotated[str | None, typer.Option(help="Folder or Hub repository of the target.")] = None,
+    head: Annotated[str | None, typer.Option(help="Folder or Hub repository of a judge head.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Acceptance probability; by default the head's own.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Texts; by default all, of the demo 50 problems.")] = None,
+    seed: Annotated[int, typer.Option(help="Which of the demo's problems.")] = 0,
+    num_speculative_tokens: Annotated[int, typer.Option(min=1, help="Draft tokens per cycle.")] = 16,
+) -> None:
+    """Feeds texts that someone else wrote to the target as drafts: what do strict verification and the judge accept?"""
+    if demo == all((texts, target, head)) or (demo and any((texts, target, head))):
+        _fail("give either --demo, or a file of texts, --target and --head.")
+
+    import torch
+
+    from vllm_judge.demo import trio
+    from vllm_judge.evaluation.pair import default_dtype
+    from vllm_judge.evaluation.provenance import provenance
+    from vllm_judge.evaluation.replay import ReplayError, Verifier
+    from vllm_judge.evaluation.replay_page import page
+    from vllm_judge.evaluation.replay_picture import draw
+    from vllm_judge.evaluation.replay_summary import DEFINITIONS, Replayed, summarise, table, write_json
+    from vllm_judge.evaluation.replay_texts import demo_texts, read_texts
+    from vllm_judge.head import HeadError
+
+    try:
+        if demo:
+            verifier = Verifier.load(str(trio.TARGET), str(trio.HEADS["evidence"]), threshold, torch.float32)
+            found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
+        else:
+            verifier = Verifier.load(target, head, threshold, default_dtype())
+            found = read_texts(texts, verifier.tokenizer)[:n]
+        replayed = [
+            Replayed(text, verifier.verify(text.prompt_ids, text.token_ids)) for text in track(found, "replaying")
+        ]
+    except (HeadError, ReplayError) as error:
+        _fail(str(error))
+
+    settings = {
+        "texts": "answers to the demo's word problems" if demo else texts.name,
+        "n": len(found),
+        "target": target or "the embedded target",
+        "head": head or "the embedded judge",
+        "threshold": verifier.threshold,
+        "num_speculative_tokens": num_speculative_tokens,
+    } | ({"seed": seed} if demo else {})
+    command = shlex.join(["vllm-judge", *sys.argv[1:]])
+    about = {"settings": settings, "machine": provenance(), "command": command}
+    summaries = summarise(replayed, num_speculative_tokens)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "replay.json", replayed, summaries, about)
+    draw(output / "replay.png", summaries, num_speculative_tokens)
+    (output / "replay.html").write_text(page(replayed, summaries, verifier.tokenizer, about), encoding="utf-8")
+
+    console = Console()
+    console.print(table(summaries))
+    for name in ("share_of_tokens", "accepted_per_cycle"):
+        console.print(f"{name.replace('_', ' ')}: {DEFINITIONS[name]}.", highlight=False)
+    console.print(f"{output}: replay.html, replay.png, replay.json", highlight=False)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"vllm-judge: {message}", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""TokenCourt: from questions to labelled answers, the data that a judge head is fitted on."""

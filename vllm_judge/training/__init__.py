@@ -1,0 +1,1 @@
+"""From labelled answers to a judge head: features, fit, threshold, model card."""

@@ -1,0 +1,95 @@
+"""`vllm-judge train`: hidden states of labelled answers, and the head that is fitted on them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_judge.tokencourt.commands import CourtFile, json_object, one_sentence
+from vllm_judge.tokencourt.questions import HELD_OUT
+from vllm_judge.training.choices import Dtype, Features, SourceName, Store
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def train() -> None:
+    """Heads: the target's hidden states of labelled answers, and the fit on them."""
+
+
+@app.command("hidden-states")
+@one_sentence
+def hidden_states(
+    file: CourtFile,
+    target: Annotated[str, typer.Option(help="Folder or repository of the target that will be served.")],
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the hidden states.")],
+    source: Annotated[SourceName, typer.Option(help="What computes them.")] = SourceName.vllm,
+    dtype: Annotated[Dtype, typer.Option(help="What the target computes in.")] = Dtype.auto,
+    store: Annotated[Store, typer.Option(help="What they are stored in.")] = Store.float32,
+    engine: Annotated[
+        str, typer.Option(help="Options of vLLM's LLM as JSON, such as '{\"tensor_parallel_size\": 4}'.")
+    ] = "{}",
+    chat_template: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
+    ] = None,
+    wrong_after_mistake: Annotated[
+        bool, typer.Option("--wrong-after-mistake", help="Take tokens after a mistake for wrong, not for no example.")
+    ] = False,
+    held_out: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of questions held out, as `court questions` was told.")
+    ] = HELD_OUT,
+) -> None:
+    """Computes the target's hidden states of all labelled tokens; run again, it goes on where it stopped."""
+    from vllm_judge.tokencourt.masks import AfterMistake
+    from vllm_judge.training.hidden_states import extract
+    from vllm_judge.training.sources import open_source
+
+    options = json_object(engine, "--engine")
+    index = extract(
+        file,
+        target,
+        output,
+        lambda: open_source(source, target, dtype, options),
+        source=source,
+        dtype=dtype,
+        store=store,
+        max_length=options.get("max_model_len"),
+        chat_template=None if chat_template is None else chat_template.read_text(encoding="utf-8"),
+        after=AfterMistake.wrong if wrong_after_mistake else AfterMistake.ignored,
+        held_out=held_out,
+    )
+    answers = sum(len(shard.answers) for shard in index.shards)
+    tokens = sum(shard.tokens for shard in index.shards)
+    typer.echo(f"{tokens} labelled tokens of {answers} answers in {output}.")
+    for reason, ids in index.left_out.items():
+        shown = ", ".join(ids[:5]) + (" ..." if len(ids) > 5 else "")
+        typer.echo(f"  {len(ids)} answers left out, {reason}: {shown}")
+
+
+@app.command()
+@one_sentence
+def fit(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hidden states, as `train hidden-states` writes them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the head.")],
+    features: Annotated[Features, typer.Option(help="What the head reads.")] = Features.both,
+    balance_positions: Annotated[
+        bool, typer.Option("--balance-positions", help="Weigh tokens so that their position tells nothing.")
+    ] = False,
+    false_accepts: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of mistakes that the default threshold may accept.")
+    ] = 0.01,
+) -> None:
+    """Fits a judge head, and prints what hidden states, evidence and position are each worth."""
+    from rich.console import Console
+
+    from vllm_judge.training.heads import fit_folder
+    from vllm_judge.training.report import ablation_table, rates_table, write_head
+
+    fitted = fit_folder(folder, features, balance_positions)
+    head = write_head(output, fitted, false_accepts)
+    console = Console()
+    console.print(ablation_table(fitted))
+    console.print(rates_table(fitted))
+    typer.echo(f"{output}: a head that reads {features}, default threshold {head.threshold:g}.")
+    if fitted.warning:
+        typer.echo(f"vllm-judge: warning: {fitted.warning}", err=True)

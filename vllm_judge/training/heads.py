@@ -1,0 +1,167 @@
+"""From a folder of hidden states to a measured head, with the ablation that says what it learnt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vllm_judge.evaluation.statistics import Estimate
+from vllm_judge.head import JudgeHead
+from vllm_judge.training import fit_in_memory, fit_streamed
+from vllm_judge.training.choices import Features
+from vllm_judge.training.errors import TrainingError
+from vllm_judge.training.measure import QuestionBootstrap, ThresholdRates, rates_by_threshold
+from vllm_judge.training.position import position_score
+from vllm_judge.training.problems import Linear, Problem, score
+from vllm_judge.training.selection import Choice, Solver, choose, weightings
+from vllm_judge.training.table import TokenTable, load_table
+
+# Above so many bytes of features the streamed solver is used: it needs no memory, and is the faster one by then, since
+# its passes serve all regressions of the cross-validation at once.
+IN_MEMORY_BYTES = 256 << 20
+# A head whose AUC is not above that of position by this much, at the interval's lower end, has not clearly beaten it.
+CLEARLY = 0.01
+MIN_TOKENS = 10  # of each label in each split, below which no figure means anything
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One line of the ablation, measured on held-out questions.
+
+    Attributes:
+        name: what was read: both, hidden, evidence, or position.
+        auc: on all tokens.
+        auc_mismatch: on tokens where the target itself would have chosen another; None where a label is missing there.
+        over_position: how much `auc` is above that of position; None for position itself.
+    """
+
+    name: str
+    auc: Estimate
+    auc_mismatch: Estimate | None
+    over_position: Estimate | None
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head and what was measured of it.
+
+    Attributes:
+        head: its threshold and provenance are not set yet.
+        choices: what cross-validation chose, for each set of features.
+        ablation: both, hidden, evidence, position.
+        rates: by threshold, on held-out tokens.
+        rates_mismatch: on those where the target itself would have chosen another; None where a label is missing there.
+        scores: [N] fp32 per line of the ablation, on all tokens of the table.
+        features: what `head` reads.
+        table: the tokens.
+    """
+
+    head: JudgeHead
+    features: Features
+    choices: list[Choice]
+    ablation: list[Ablation]
+    rates: list[ThresholdRates]
+    rates_mismatch: list[ThresholdRates] | None
+    scores: dict[str, np.ndarray]
+    table: TokenTable
+
+    @property
+    def chosen(self) -> Ablation:
+        """The head's own line of the ablation."""
+        return next(line for line in self.ablation if line.name == self.features)
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of a head that does not clearly beat position."""
+        beaten = self.chosen.over_position
+        assert beaten is not None
+        if beaten.low > CLEARLY:
+            return None
+        position = next(line for line in self.ablation if line.name == "position")
+        return (
+            f"this head does not clearly beat a baseline that knows only a token's position in the answer: AUC "
+            f"{self.chosen.auc.value:.3f} against {position.auc.value:.3f}, difference {beaten.value:+.3f} "
+            f"(95% interval {beaten.low:+.3f} to {beaten.high:+.3f}). It may have learnt that mistakes come late: "
+            "do not serve it; fit with --balance-positions, or label more answers."
+        )
+
+
+def fit_folder(
+    folder: Path,
+    features: Features = Features.both,
+    balance_positions: bool = False,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
+) -> FittedHead:
+    """Fits and measures a head, and every line of the ablation beside it.
+
+    Args:
+        folder: finished hidden states.
+        features: what the head reads.
+        balance_positions: weigh tokens so that position tells nothing of the label.
+        in_memory_bytes: above this size of features, the streamed solver.
+
+    Raises:
+        TrainingError: the folder or its labels are of no use.
+    """
+    table = load_table(folder)
+    _refuse_too_few(table)
+    streamed = 4 * len(table) * (table.hidden_size + 4) > in_memory_bytes
+    solve = fit_streamed.solve if streamed else fit_in_memory.solve
+    candidates = weightings(table, balance_positions)
+    choices = choose(table, solve, list(Features), candidates)
+    solutions = _solve_chosen(table, solve, choices, candidates)
+    fitted = score(table, [solutions[one] for one in Features])
+    scores = {str(one): fitted[:, column] for column, one in enumerate(Features)}
+    scores["position"] = position_score(table)
+
+    held_out = table.held_out
+    mismatch = held_out & table.mismatch
+    both_labels = 0 < table.right[mismatch].sum() < mismatch.sum()
+    own = scores[features]
+    return FittedHead(
+        head=solutions[features].head(features, table.hidden_size),
+        features=features,
+        choices=choices,
+        ablation=_ablation(table, scores, mismatch if both_labels else None),
+        rates=rates_by_threshold(own[held_out], table.right[held_out]),
+        rates_mismatch=rates_by_threshold(own[mismatch], table.right[mismatch]) if both_labels else None,
+        scores=scores,
+        table=table,
+    )
+
+
+def _solve_chosen(
+    table: TokenTable, solve: Solver, choices: Sequence[Choice], candidates: dict[str, np.ndarray]
+) -> dict[Features, Linear]:
+    problems = [Problem(choice.features, candidates[choice.weighting], choice.strength) for choice in choices]
+    return {choice.features: solution for choice, solution in zip(choices, solve(table, problems), strict=True)}
+
+
+def _ablation(table: TokenTable, scores: dict[str, np.ndarray], mismatch: np.ndarray | None) -> list[Ablation]:
+    def bootstrap(rows: np.ndarray) -> QuestionBootstrap:
+        return QuestionBootstrap(table.right[rows], table.question[rows])
+
+    everywhere = bootstrap(table.held_out)
+    elsewhere = None if mismatch is None else bootstrap(mismatch)
+    baseline = scores["position"][table.held_out]
+    return [
+        Ablation(
+            name,
+            everywhere.auc(one[table.held_out]),
+            None if elsewhere is None else elsewhere.auc(one[mismatch]),
+            None if name == "position" else everywhere.difference(one[table.held_out], baseline),
+        )
+        for name, one in scores.items()
+    ]
+
+
+def _refuse_too_few(table: TokenTable) -> None:
+    right, held_out = table.right, table.held_out
+    for split, rows in (("training", ~held_out), ("held-out", held_out)):
+        rights, wrongs = int(right[rows].sum()), int((~right[rows]).sum())
+        if min(rights, wrongs) < MIN_TOKENS:
+            raise TrainingError(
+                f"the {split} questions have {rights} right tokens and {wrongs} mistakes, at least {MIN_TOKENS} of "
+                "each are needed: label more answers."
+            )

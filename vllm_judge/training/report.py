@@ -1,0 +1,144 @@
+"""A fitted head written down: tables for the terminal, its folder with model card, figures and pictures."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vllm_judge.evaluation.statistics import Estimate
+from vllm_judge.head import JudgeHead
+from vllm_judge.training.card import head_card
+from vllm_judge.training.errors import TrainingError
+from vllm_judge.training.fit import with_config
+from vllm_judge.training.heads import FittedHead
+from vllm_judge.training.measure import ThresholdRates
+from vllm_judge.training.plots import ROC, THRESHOLDS, draw
+
+CARD_MORE = """
+## What it learnt from
+
+AUC on held-out questions, with 95% intervals over questions. `position` knows only how many tokens of the answer came
+before: mistakes come late, and a head that is no better has not learnt truth.
+
+| reads | all tokens | tokens the target would not have chosen | above position |
+|---|---|---|---|
+{ablation}
+{warning}
+![ROC curves]({roc})
+![By threshold]({thresholds})
+"""
+
+
+def threshold_for(rates: list[ThresholdRates], false_accepts: float) -> float:
+    """The lowest threshold that accepts at most this share of mistakes, or the highest of all where none does."""
+    return next((rate.threshold for rate in rates if rate.false_accepts <= false_accepts), rates[-1].threshold)
+
+
+def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeHead:
+    """Writes the head's folder: config.json, model.safetensors, README.md, roc.png, thresholds.png.
+
+    Args:
+        folder: made where there is none.
+        false_accepts: share of mistakes that the default threshold may accept.
+
+    Returns:
+        The head as it was written, with threshold and provenance.
+
+    Raises:
+        TrainingError: the folder cannot be written.
+    """
+    settings = fitted.table.index.settings
+    head = with_config(
+        fitted.head,
+        threshold=threshold_for(fitted.rates, false_accepts),
+        target_model=settings.target,
+        target_revision=settings.revision,
+        provenance=provenance(fitted),
+    )
+    card = head_card(head) + CARD_MORE.format(
+        ablation="\n".join(f"| {' | '.join(row)} |" for row in _ablation_rows(fitted)),
+        warning=f"\n**Warning: {fitted.warning}**\n" if fitted.warning else "",
+        roc=ROC,
+        thresholds=THRESHOLDS,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(folder, fitted)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        head.save_pretrained(folder)
+    except OSError as error:
+        raise TrainingError(f"the head cannot be written to {folder}: {error.strerror}.") from None
+    return head
+
+
+def provenance(fitted: FittedHead) -> dict[str, Any]:
+    """How the head was trained and measured, as it goes into its config.json."""
+    table, settings = fitted.table, fitted.table.index.settings
+    choice = next(choice for choice in fitted.choices if choice.features == fitted.features)
+    mismatch = fitted.chosen.auc_mismatch
+    method = (
+        f"Labelled answers (TokenCourt), tokens after a mistake {settings.after.value}; hidden states by "
+        f"{settings.source} in {settings.dtype}. Logistic regression, C={choice.strength:g} and {choice.weighting}, "
+        "both by cross-validation over questions."
+    )
+    return {
+        "method": method,
+        "fit_tokens": _counts(table.right[~table.held_out]),
+        "held_out_tokens": _counts(table.right[table.held_out]),
+        "auc": fitted.chosen.auc.value,
+        "auc_mismatch": None if mismatch is None else mismatch.value,
+        "rates": [asdict(rate) for rate in fitted.rates],
+        "rates_mismatch": fitted.rates_mismatch and [asdict(rate) for rate in fitted.rates_mismatch],
+        "ablation": [asdict(line) for line in fitted.ablation],
+        "choices": [asdict(one) for one in fitted.choices],
+        "warning": fitted.warning,
+        "hidden_states": settings.model_dump(mode="json"),
+    }
+
+
+def ablation_table(fitted: FittedHead) -> Table:
+    """The ablation for the terminal."""
+    table = Table(title="AUC on held-out questions, 95% intervals over questions")
+    for heading in ("reads", "all tokens", "target would not have chosen", "above position"):
+        table.add_column(heading)
+    for row in _ablation_rows(fitted):
+        table.add_row(*row)
+    return table
+
+
+def rates_table(fitted: FittedHead) -> Table:
+    """What the head accepts by threshold, for the terminal."""
+    table = Table(title=f"The head that reads {fitted.features} by threshold, held-out questions")
+    table.add_column("threshold")
+    for tokens in ("", "\n(not the target's choice)"):
+        for heading in ("right accepted", "mistakes accepted", "precision"):
+            table.add_column(heading + tokens, justify="right")
+    elsewhere = fitted.rates_mismatch or [None] * len(fitted.rates)
+    for everywhere, mismatch in zip(fitted.rates, elsewhere, strict=True):
+        table.add_row(f"{everywhere.threshold:g}", *_cells(everywhere), *_cells(mismatch))
+    return table
+
+
+def _ablation_rows(fitted: FittedHead) -> list[tuple[str, str, str, str]]:
+    return [
+        (line.name, _interval(line.auc), _interval(line.auc_mismatch), _interval(line.over_position, "+"))
+        for line in fitted.ablation
+    ]
+
+
+def _interval(estimate: Estimate | None, sign: str = "") -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.value:{sign}.3f} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
+
+
+def _cells(rates: ThresholdRates | None) -> tuple[str, str, str]:
+    if rates is None:
+        return ("-", "-", "-")
+    precision = "-" if rates.precision is None else f"{rates.precision:.2%}"
+    return f"{rates.accepts:.2%}", f"{rates.false_accepts:.2%}", precision
+
+
+def _counts(right: Any) -> dict[str, int]:
+    return {"right": int(right.sum()), "wrong": int((~right).sum())}

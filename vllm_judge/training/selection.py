@@ -1,0 +1,108 @@
+"""Which regularisation and which weighting: cross-validation over questions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+from vllm_judge.training.choices import Features
+from vllm_judge.training.errors import TrainingError
+from vllm_judge.training.position import label_balanced, position_balanced
+from vllm_judge.training.problems import Linear, Problem, score
+from vllm_judge.training.table import TokenTable
+
+Solver = Callable[[TokenTable, Sequence[Problem]], list[Linear]]
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What cross-validation chose for a set of features.
+
+    Attributes:
+        features: the set.
+        weighting: every token the same, labels balanced, or positions balanced.
+        strength: C.
+        auc: mean over the folds' left-out questions, weighted where positions are balanced.
+    """
+
+    features: Features
+    weighting: str
+    strength: float
+    auc: float
+
+
+def weightings(table: TokenTable, balance_positions: bool) -> dict[str, np.ndarray]:
+    """[N] fp32 candidates for the weights of tokens, 0 for held-out questions.
+
+    Raises:
+        TrainingError: positions cannot be balanced.
+    """
+    train = ~table.held_out
+    right, position = table.right[train], table.position[train]
+    if balance_positions:
+        candidates = {"positions balanced": position_balanced(right, position)}
+    else:
+        candidates = {"labels balanced": label_balanced(right), "every token the same": np.ones(len(right))}
+    placed = {}
+    for name, weights in candidates.items():
+        placed[name] = np.zeros(len(table), dtype=np.float32)
+        placed[name][train] = weights
+    return placed
+
+
+def choose(
+    table: TokenTable, solve: Solver, features: Sequence[Features], candidates: dict[str, np.ndarray]
+) -> list[Choice]:
+    """The best candidate weighting and strength for each set of features, by AUC on questions left out.
+
+    All regressions go to the solver at once, for one that can share its passes among them.
+
+    Raises:
+        TrainingError: there are fewer questions than folds, or no fold with both labels.
+    """
+    left_out = _folds(table)
+    # One array for each weighting and fold, shared by all problems that use it.
+    weights = {
+        (name, fold): np.where(rows, np.float32(0), one)
+        for name, one in candidates.items()
+        for fold, rows in enumerate(left_out)
+    }
+    grid = list(product(features, candidates, STRENGTHS, range(len(left_out))))
+    problems = [Problem(one, weights[name, fold], strength) for one, name, strength, fold in grid]
+    scores = score(table, solve(table, problems))
+    aucs: dict[tuple[Features, str, float], list[float]] = {}
+    for column, (one, name, strength, fold) in enumerate(grid):
+        rows = left_out[fold]
+        # Labels balanced or not, AUC is the same; only balanced positions change what is asked for.
+        sample_weight = candidates[name][rows] if name == "positions balanced" else None
+        auc = roc_auc_score(table.right[rows], scores[rows, column], sample_weight=sample_weight)
+        aucs.setdefault((one, name, strength), []).append(float(auc))
+    means = {key: float(np.mean(values)) for key, values in aucs.items()}
+    return [
+        max((Choice(*key, auc) for key, auc in means.items() if key[0] == one), key=lambda choice: choice.auc)
+        for one in features
+    ]
+
+
+def _folds(table: TokenTable) -> list[np.ndarray]:
+    """[N] bool masks of what a fold leaves out: training questions, each in one mask, where both labels occur."""
+    train = np.flatnonzero(~table.held_out)
+    groups = table.question[train]
+    questions = len(np.unique(groups))
+    if questions < FOLDS:
+        raise TrainingError(f"cross-validation needs at least {FOLDS} questions to train on, found {questions}.")
+    masks = []
+    for _, test in GroupKFold(FOLDS).split(train, groups=groups):
+        mask = np.zeros(len(table), dtype=bool)
+        mask[train[test]] = True
+        rest = table.right[~table.held_out & ~mask]
+        if 0 < table.right[mask].sum() < mask.sum() and 0 < rest.sum() < len(rest):
+            masks.append(mask)
+    if not masks:
+        raise TrainingError("mistakes occur in too few questions for a cross-validation: label more wrong answers.")
+    return masks

@@ -1,0 +1,141 @@
+"""Labelled answers as the target reads them: chat template, question, answer, in tokens."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from vllm_judge.tokencourt.court import Answer, Message
+from vllm_judge.tokencourt.masks import IGNORED, RIGHT, AfterMistake, MaskError, label_tokens
+from vllm_judge.tokencourt.questions import HELD_OUT, Split, split_of
+from vllm_judge.training.errors import TrainingError
+
+NOTHING_LABELLED = "nothing in them is labelled"
+
+
+@dataclass(frozen=True)
+class LabelledSequence:
+    """One prompt with its answer, T tokens, of which N are labelled.
+
+    Attributes:
+        id: of the answer.
+        question: tells one question from another; the same for all answers to it.
+        split: the question's.
+        ids: T token ids, the prompt's and then the answer's.
+        answer_start: where the answer begins in `ids`, at least 1.
+        rows: N indices into `ids`, ascending: the labelled tokens.
+        right: N labels; False is a mistake.
+    """
+
+    id: str
+    question: str
+    split: Split
+    ids: list[int]
+    answer_start: int
+    rows: list[int]
+    right: list[bool]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What a court file comes to: sequences in its order, and by reason the ids of the answers that were left out."""
+
+    sequences: list[LabelledSequence]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Tells these sequences from any others: a SHA-256 of all that goes into the target, and of all labels."""
+        digest = hashlib.sha256()
+        for one in self.sequences:
+            digest.update(repr(one).encode())
+        return digest.hexdigest()
+
+
+def make_sequences(
+    answers: Iterable[Answer],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    chat_template: str | None = None,
+    after: AfterMistake = AfterMistake.ignored,
+    held_out: float = HELD_OUT,
+) -> Sequences:
+    """Sequences of all answers that have a labelled token.
+
+    The prompt is what `vllm serve` makes of the same messages: both call the tokenizer's `apply_chat_template`.
+
+    Args:
+        answers: labelled ones; others are left out.
+        tokenizer: the target's, a fast one.
+        max_length: answers that need more tokens, the prompt's included, are left out.
+        chat_template: as `vllm serve --chat-template` takes it; by default the tokenizer's own.
+        after: what tokens after a mistake are.
+        held_out: share of questions held out, as `court questions` was given it.
+
+    Raises:
+        TrainingError: there is no chat template, it fails on a question, or no answer is left.
+    """
+    if chat_template is None and tokenizer.chat_template is None:
+        raise TrainingError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template: name the file that you serve with "
+            "(--chat-template)."
+        )
+    made: list[LabelledSequence] = []
+    left_out: dict[str, list[str]] = {}
+    for answer in answers:
+        try:
+            sequence = _sequence(answer, tokenizer, chat_template, after, held_out)
+        except MaskError:
+            left_out.setdefault("their mistake fits no token", []).append(answer.id)
+            continue
+        if not sequence.rows:
+            left_out.setdefault(NOTHING_LABELLED, []).append(answer.id)
+        elif len(sequence.ids) > max_length:
+            left_out.setdefault(f"they have more than {max_length} tokens", []).append(answer.id)
+        else:
+            made.append(sequence)
+    if not made:
+        reasons = "; ".join(f"{len(ids)}: {reason}" for reason, ids in left_out.items()) or "the file is empty"
+        raise TrainingError(f"there is no answer to train on ({reasons}).")
+    return Sequences(made, left_out)
+
+
+def _sequence(
+    answer: Answer,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str | None,
+    after: AfterMistake,
+    held_out: float,
+) -> LabelledSequence:
+    tokens = label_tokens(answer, tokenizer, after)
+    prompt = _prompt(answer, tokenizer, chat_template)
+    labelled = [i for i, label in enumerate(tokens.labels) if label != IGNORED]
+    return LabelledSequence(
+        id=answer.id,
+        question=_question_key(answer.messages),
+        split=split_of(answer.messages, held_out),
+        ids=[*prompt, *tokens.ids],
+        answer_start=len(prompt),
+        rows=[len(prompt) + i for i in labelled],
+        right=[tokens.labels[i] == RIGHT for i in labelled],
+    )
+
+
+def _prompt(answer: Answer, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> list[int]:
+    messages = [message.model_dump() for message in answer.messages]
+    try:
+        prompt = tokenizer.apply_chat_template(
+            messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except jinja2.TemplateError as error:
+        raise TrainingError(f"the chat template fails on the question of {answer.id!r}: {error}.") from None
+    if not prompt:
+        raise TrainingError(f"the chat template makes nothing of the question of {answer.id!r}.")
+    return list(prompt)
+
+
+def _question_key(messages: Iterable[Message]) -> str:
+    """As in `split_of`, white space and case do not count: what counts as one question must not straddle the splits."""
+    text = " ".join(word for message in messages for word in message.content.casefold().split())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
