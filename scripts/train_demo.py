@@ -34,7 +34,7 @@ from vllm_judge.evaluation.decoder import speculative_decode
 from vllm_judge.head import JudgeHead
 from vllm_judge.training.card import head_card
 from vllm_judge.training.features import token_features
-from vllm_judge.training.fit import Tokens, as_record, auc, choose_threshold, fit_head, rates, with_config
+from vllm_judge.training.fit import Tokens, as_record, auc, fit_head, rates, with_config
 
 DEMO = Path(__file__).parents[1] / "vllm_judge" / "demo"
 # Arithmetic and copying come by themselves; which words mean gain and which loss came only with a weight of their own.
@@ -71,7 +71,7 @@ PLANS = {
 }
 REPORT_EVERY, CHECK_EVERY = 100, 500  # steps
 HEADS = {"judge": True, "judge-paper": False}  # folder -> whether the head reads evidence
-MISTAKES_ACCEPTED = 0.01  # at the default threshold, at most
+THRESHOLD = 0.5  # the paper's
 RIGHT_TOKENS = 100_000  # drawn at random to fit a head on; there are far more of them than of mistakes
 NUM_SPECULATIVE_TOKENS = 16
 MAX_NEW_TOKENS = 192
@@ -190,7 +190,7 @@ def sample_answers(target, draft, tokenizer, split: str, seed: int, n: int) -> l
 
 
 def fit_heads(work: Path, output: Path) -> None:
-    """Fits both heads, chooses their thresholds on held-out problems, and writes them with judge.json."""
+    """Fits both heads, measures them on held-out problems, and writes them with judge.json."""
     fit, held_out = (Tokens(**load_file(work / f"tokens-{part}.safetensors")) for part in ("fit", "held-out"))
     right, wrong = fit.right.nonzero().flatten(), (~fit.right).nonzero().flatten()
     shuffled = torch.randperm(len(right), generator=torch.Generator().manual_seed(0))
@@ -198,22 +198,20 @@ def fit_heads(work: Path, output: Path) -> None:
     mismatch = held_out[held_out.evidence[:, 2] > 0]
     for name, use_evidence in HEADS.items():
         head = fit_head(fit, use_evidence)
-        measured = rates(head, held_out)
         provenance = {
             "method": METHOD,
             "fit_tokens": counts(fit),
             "held_out_tokens": counts(held_out),
             "auc": round(auc(head, held_out), 5),
             "auc_mismatch": round(auc(head, mismatch), 5),
-            "rates": as_record(measured),
+            "rates": as_record(rates(head, held_out)),
         }
-        threshold = choose_threshold(measured, MISTAKES_ACCEPTED)
-        head = with_config(head, threshold=threshold, target_model="target", provenance=provenance)
+        head = with_config(head, threshold=THRESHOLD, target_model="target", provenance=provenance)
         (output / name).mkdir(parents=True, exist_ok=True)
         (output / name / "README.md").write_text(head_card(head))
         head.save_pretrained(output / name)
-        record(output, name, threshold=threshold, **provenance)
-        typer.echo(f"{name}: AUC {provenance['auc']}, threshold {threshold}")
+        record(output, name, threshold=THRESHOLD, **provenance)
+        typer.echo(f"{name}: AUC {provenance['auc']}")
     log_prob_auc = roc_auc_score(held_out.right, held_out.evidence[:, 0])
     record(output, "log_prob_alone", auc=round(float(log_prob_auc), 5))
     config = {

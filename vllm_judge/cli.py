@@ -70,6 +70,7 @@ def demo(
         run.write_json(json_path, outcomes, {"n": n, "seed": seed, "num_speculative_tokens": drafted})
 
 
+app.command()(training.calibrate)
 app.command()(compare)
 app.command()(evaluate)
 app.command()(project)

@@ -1,7 +1,7 @@
 """Fitting heads: on tokens whose labels follow a planted direction, and the features on a random target.
 
 It would catch: a scaler that is not folded in, evidence weights left out or in another order, inverted labels, rates
-of the wrong label, a threshold that accepts too many mistakes, a hidden state of the wrong row, a second norm.
+of the wrong label, a hidden state of the wrong row, a second norm.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vllm_judge.head import JudgeHead
 from vllm_judge.kernels.reference import evidence
 from vllm_judge.training.features import token_features
-from vllm_judge.training.fit import MAX_ITERATIONS, Rates, Tokens, auc, choose_threshold, fit_head, rates, with_config
+from vllm_judge.training.fit import MAX_ITERATIONS, Rates, Tokens, auc, fit_head, rates, with_config
 
 HIDDEN = 24
 
@@ -62,13 +62,6 @@ def test_rates_count_each_label_by_itself():
     measured = {rate.threshold: rate for rate in rates(head, tokens)}
     assert measured[0.5] == Rates(0.5, pytest.approx(2 / 3), 0.5)
     assert measured[0.9] == Rates(0.9, pytest.approx(1 / 3), 0.5)
-
-
-def test_the_lowest_threshold_that_keeps_mistakes_out_is_chosen():
-    measured = [Rates(0.3, 1.0, 0.2), Rates(0.5, 0.99, 0.01), Rates(0.8, 0.9, 0.0)]
-    assert choose_threshold(measured, 0.01) == 0.5
-    assert choose_threshold(measured, 0.001) == 0.8
-    assert choose_threshold(measured[:1], 0.001) == 0.3
 
 
 def test_a_described_head_is_the_same_head_on_disk(tmp_path):

@@ -1,4 +1,4 @@
-"""Each wrong configuration is refused by one sentence, before an engine starts: the field, what was found, what to do."""
+"""Each wrong configuration is refused in one sentence before an engine starts: field, what was found, what to do."""
 
 import json
 import pickle
@@ -98,7 +98,8 @@ def test_a_section_without_a_head_is_refused(models):
 
 def test_a_missing_head_is_refused(models):
     assert refusal(models, {"model": "./nowhere"}).startswith(
-        "judge.model is './nowhere', which is neither a folder with a judge head nor a Hub repository that can be read: "
+        "judge.model is './nowhere', which is neither a folder with a judge head "
+        "nor a Hub repository that can be read: "
     )
 
 

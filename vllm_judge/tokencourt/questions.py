@@ -55,13 +55,18 @@ class Question(BaseModel):
     check: Check | None = None
 
 
+def question_key(messages: Iterable[Message]) -> str:
+    """Tells one question from another: a SHA-256 of its text, in hexadecimal. White space and case do not count."""
+    text = " ".join(word for message in messages for word in message.content.casefold().split())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def split_of(messages: Iterable[Message], held_out: float = HELD_OUT) -> Split:
     """The split of a question, by a hash of its text: the same in every file, process and order.
 
-    White space and case do not count. A larger `held_out` (a share, 0 to 1) keeps what a smaller one held out.
+    A larger `held_out` (a share, 0 to 1) keeps what a smaller one held out.
     """
-    text = " ".join(word for message in messages for word in message.content.casefold().split())
-    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    share = int(question_key(messages)[:16], 16) / 2**64
     return Split.held_out if share < held_out else Split.train
 
 

@@ -1,5 +1,8 @@
 """The model card of a judge head."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from vllm_judge.head import JudgeHead
 
 CARD = """---
@@ -32,16 +35,42 @@ Fitted on {fit_right:,} right tokens and {fit_wrong:,} mistakes; measured on {he
 {rates}
 """
 
+ABLATION = """
+## What it learnt from
+
+AUC on held-out questions, with 95% intervals over questions. `position` knows only how many tokens of the answer came
+before: mistakes come late, and a head that is no better has not learnt truth.{balanced}
+
+| reads | all tokens | tokens the target would not have chosen | above position |
+|---|---|---|---|
+{rows}
+{warning}
+![ROC curves]({roc})
+![By threshold]({thresholds})
+"""
+BALANCED = " Here tokens are weighed so that both labels are as frequent at every position."
+ROC, THRESHOLDS = "roc.png", "thresholds.png"
+
+CALIBRATION = """
+## How its threshold was chosen
+
+{promise}
+
+| threshold | accuracy | minus strict verification | tokens per target forward |
+|---|---|---|---|
+{rows}
+"""
+
 
 def head_card(head: JudgeHead) -> str:
-    """A README.md from what the head's provenance says."""
+    """A README.md from what the head's provenance says; ablation and calibration only where they were done."""
     provenance = head.provenance
     inputs = "the target's last hidden state at the token's own row"
     if head.evidence is not None:
         inputs += " and what the target's own distribution said of the token"
     mismatch = provenance["auc_mismatch"]
     rows = (f"| {r['threshold']} | {r['accepts']:.2%} | {r['false_accepts']:.2%} |" for r in provenance["rates"])
-    return CARD.format(
+    card = CARD.format(
         target=head.target_model,
         inputs=inputs,
         threshold=head.threshold,
@@ -56,3 +85,46 @@ def head_card(head: JudgeHead) -> str:
         else f"; among tokens that the target would not have chosen itself\n{mismatch:.4f}",
         rates="\n".join(rows),
     )
+    if "ablation" in provenance:
+        card += ABLATION.format(
+            balanced=BALANCED if provenance["balance_positions"] else "",
+            rows=_rows(ablation_cells(line) for line in provenance["ablation"]),
+            warning=f"\n**Warning: {provenance['warning']}**\n" if provenance["warning"] else "",
+            roc=ROC,
+            thresholds=THRESHOLDS,
+        )
+    if "calibration" in provenance:
+        calibration = provenance["calibration"]
+        card += CALIBRATION.format(promise=calibration["promise"], rows=_rows(map(_point, calibration["points"])))
+    return card
+
+
+def ablation_cells(line: dict[str, Any]) -> tuple[str, str, str, str]:
+    """A line of the ablation, as `provenance["ablation"]` has it, in words."""
+    return (
+        line["name"],
+        interval(line["auc"]),
+        interval(line["auc_mismatch"]),
+        interval(line["over_position"], "+.3f"),
+    )
+
+
+def interval(estimate: dict[str, float] | None, form: str = ".3f", factor: float = 1.0) -> str:
+    """An estimate with its interval, such as "0.910 (0.880 to 0.930)"."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{factor * estimate[name]:{form}}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _point(point: dict[str, Any]) -> tuple[str, str, str, str]:
+    return (
+        f"{point['setting']['threshold']:g}" if point["setting"] else "strict",
+        interval(point["accuracy"], ".1f", 100),
+        interval(point["minus_strict"], "+.1f", 100),
+        interval(point["tokens_per_forward"], ".2f"),
+    )
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

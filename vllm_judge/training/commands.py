@@ -6,10 +6,16 @@ from typing import Annotated
 import typer
 
 from vllm_judge.tokencourt.commands import CourtFile, json_object, one_sentence
+from vllm_judge.tokencourt.errors import CourtError
 from vllm_judge.tokencourt.questions import HELD_OUT
 from vllm_judge.training.choices import Dtype, Features, SourceName, Store
 
 app = typer.Typer(no_args_is_help=True)
+
+ChatTemplate = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
+]
+Thresholds = Annotated[list[float], typer.Option(min=0.0, max=1.0, help="Threshold to try; may be repeated.")]
 
 
 @app.callback()
@@ -29,9 +35,7 @@ def hidden_states(
     engine: Annotated[
         str, typer.Option(help="Options of vLLM's LLM as JSON, such as '{\"tensor_parallel_size\": 4}'.")
     ] = "{}",
-    chat_template: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
-    ] = None,
+    chat_template: ChatTemplate = None,
     wrong_after_mistake: Annotated[
         bool, typer.Option("--wrong-after-mistake", help="Take tokens after a mistake for wrong, not for no example.")
     ] = False,
@@ -45,6 +49,8 @@ def hidden_states(
     from vllm_judge.training.sources import open_source
 
     options = json_object(engine, "--engine")
+    if options and source != SourceName.vllm:
+        raise CourtError("--engine is for --source vllm only.")
     index = extract(
         file,
         target,
@@ -54,7 +60,7 @@ def hidden_states(
         dtype=dtype,
         store=store,
         max_length=options.get("max_model_len"),
-        chat_template=None if chat_template is None else chat_template.read_text(encoding="utf-8"),
+        chat_template=chat_template and chat_template.read_text(encoding="utf-8"),
         after=AfterMistake.wrong if wrong_after_mistake else AfterMistake.ignored,
         held_out=held_out,
     )
@@ -93,3 +99,60 @@ def fit(
     typer.echo(f"{output}: a head that reads {features}, default threshold {head.threshold:g}.")
     if fitted.warning:
         typer.echo(f"vllm-judge: warning: {fitted.warning}", err=True)
+
+
+def calibrate(
+    questions: Annotated[
+        Path,
+        typer.Argument(metavar="QUESTIONS", help="Questions, as `court questions` writes them; held-out ones count."),
+    ],
+    target: Annotated[str, typer.Option(help="Folder or repository of the target.")],
+    draft: Annotated[str, typer.Option(help="Folder or repository of the draft model.")],
+    head: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the judge head.")],
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the answers.")],
+    max_accuracy_drop: Annotated[
+        float, typer.Option(min=0.0, help="Percentage points below strict verification, at the 95% interval's end.")
+    ] = 1.0,
+    threshold: Thresholds = [0.3, 0.5, 0.7, 0.9, 0.97],  # noqa: B006
+    num_speculative_tokens: Annotated[int, typer.Option(min=1, help="Draft tokens per cycle.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask so many held-out questions at most.")] = None,
+    chat_template: ChatTemplate = None,
+) -> None:
+    """Picks a head's threshold by a promise, with judged decoding of held-out questions; goes on where it stopped."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
+    from vllm_judge.evaluation.points import table
+    from vllm_judge.head import HeadError
+    from vllm_judge.training.calibrate import (
+        choose_threshold,
+        held_out_questions,
+        measure_thresholds,
+        write_threshold,
+    )
+
+    try:
+        pair = Pair.load(target, draft, default_dtype())
+        judge = pair.load_head(str(head))
+    except (HeadError, OSError, PairError) as error:
+        raise CourtError(str(error)) from None
+    template = chat_template and chat_template.read_text(encoding="utf-8")
+    asked = held_out_questions(questions, pair.tokenizer, template)[:limit]
+    how = Sampling(num_speculative_tokens, max_new_tokens)
+    contenders, points = measure_thresholds(
+        pair,
+        judge,
+        asked,
+        threshold,
+        how,
+        output,
+        lambda these: track(these, "questions", console=Console(stderr=True)),
+    )
+    Console().print(table(contenders, points))
+    chosen = choose_threshold(points, max_accuracy_drop)
+    about = {"target": target, "draft": draft, **vars(how)}
+    calibrated = write_threshold(head, judge.cpu(), points, chosen, max_accuracy_drop, about)
+    typer.echo(calibrated.provenance["calibration"]["promise"])
+    typer.echo(f"{head}: default threshold {calibrated.threshold:g}, config.json, README.md, calibration.png.")

@@ -4,4 +4,4 @@ from vllm_judge.tokencourt.errors import CourtError
 
 
 class TrainingError(CourtError):
-    """Hidden states or labels that no head can be fitted on; the message is one sentence: what was found, what to do."""
+    """Hidden states or labels that no head can be fitted on; the message is a sentence for the user."""

@@ -94,11 +94,6 @@ def rates(head: JudgeHead, tokens: Tokens) -> list[Rates]:
     return [Rates(t, float(taken[right].mean()), float(taken[~right].mean())) for t, taken in accepted.items()]
 
 
-def choose_threshold(measured: list[Rates], false_accepts: float) -> float:
-    """The lowest threshold that accepts at most this share of mistakes, or the highest of all where none does."""
-    return next((rate.threshold for rate in measured if rate.false_accepts <= false_accepts), measured[-1].threshold)
-
-
 def as_record(measured: list[Rates]) -> list[dict[str, float]]:
     """Rates as plain numbers, for a head's provenance."""
     return [{key: round(value, 5) for key, value in asdict(rate).items()} for rate in measured]

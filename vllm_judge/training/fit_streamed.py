@@ -5,7 +5,7 @@ and a pass over the disk, which is what costs, serves a whole cross-validation. 
 exact solvers want the matrix, and its `partial_fit` is stochastic gradient descent, which reaches no such minimum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from vllm_judge.training.problems import Linear, Problem, columns, unwhitened, u
 from vllm_judge.training.table import TokenTable
 
 MAX_PASSES = 200
-GRADIENT_TOLERANCE = 1e-5  # of a mean loss
 
 
 def solve(table: TokenTable, problems: Sequence[Problem]) -> list[Linear]:
@@ -54,7 +53,7 @@ def _solve_together(table: TokenTable, problems: Sequence[Problem]) -> list[Line
     open_columns[-1] = 1.0
     coefficients = torch.zeros_like(open_columns, requires_grad=True)  # the last row holds the intercepts
 
-    def objective(advance) -> torch.Tensor:
+    def objective(advance: Callable[[], None]) -> torch.Tensor:
         current = coefficients.detach()
         gradient = torch.zeros_like(current)
         loss = torch.zeros(len(problems), dtype=torch.float64)
@@ -79,8 +78,8 @@ def _solve_together(table: TokenTable, problems: Sequence[Problem]) -> list[Line
         [coefficients],
         max_iter=MAX_PASSES,
         max_eval=MAX_PASSES,
-        tolerance_grad=GRADIENT_TOLERANCE,
-        tolerance_change=1e-9,
+        tolerance_grad=fit_in_memory.GRADIENT_TOLERANCE,
+        tolerance_change=1e-7,
         history_size=20,
         line_search_fn="strong_wolfe",
     )

@@ -12,7 +12,7 @@ from vllm_judge.training import fit_in_memory, fit_streamed
 from vllm_judge.training.choices import Features
 from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.measure import QuestionBootstrap, ThresholdRates, rates_by_threshold
-from vllm_judge.training.position import position_score
+from vllm_judge.training.position import position_balanced, position_score
 from vllm_judge.training.problems import Linear, Problem, score
 from vllm_judge.training.selection import Choice, Solver, choose, weightings
 from vllm_judge.training.table import TokenTable, load_table
@@ -48,17 +48,19 @@ class FittedHead:
 
     Attributes:
         head: its threshold and provenance are not set yet.
+        features: what `head` reads.
+        balance_positions: whether tokens were weighed, in the fit and in every AUC, so that position tells nothing.
         choices: what cross-validation chose, for each set of features.
         ablation: both, hidden, evidence, position.
         rates: by threshold, on held-out tokens.
         rates_mismatch: on those where the target itself would have chosen another; None where a label is missing there.
-        scores: [N] fp32 per line of the ablation, on all tokens of the table.
-        features: what `head` reads.
+        scores: [N] log-odds per line of the ablation, on all tokens of the table.
         table: the tokens.
     """
 
     head: JudgeHead
     features: Features
+    balance_positions: bool
     choices: list[Choice]
     ablation: list[Ablation]
     rates: list[ThresholdRates]
@@ -79,34 +81,31 @@ class FittedHead:
         if beaten.low > CLEARLY:
             return None
         position = next(line for line in self.ablation if line.name == "position")
+        advice = (
+            "label more answers" if self.balance_positions else "fit with --balance-positions, or label more answers"
+        )
         return (
             f"this head does not clearly beat a baseline that knows only a token's position in the answer: AUC "
             f"{self.chosen.auc.value:.3f} against {position.auc.value:.3f}, difference {beaten.value:+.3f} "
             f"(95% interval {beaten.low:+.3f} to {beaten.high:+.3f}). It may have learnt that mistakes come late: "
-            "do not serve it; fit with --balance-positions, or label more answers."
+            f"do not serve it; {advice}."
         )
 
 
-def fit_folder(
-    folder: Path,
-    features: Features = Features.both,
-    balance_positions: bool = False,
-    in_memory_bytes: int = IN_MEMORY_BYTES,
-) -> FittedHead:
+def fit_folder(folder: Path, features: Features = Features.both, balance_positions: bool = False) -> FittedHead:
     """Fits and measures a head, and every line of the ablation beside it.
 
     Args:
         folder: finished hidden states.
         features: what the head reads.
         balance_positions: weigh tokens so that position tells nothing of the label.
-        in_memory_bytes: above this size of features, the streamed solver.
 
     Raises:
         TrainingError: the folder or its labels are of no use.
     """
     table = load_table(folder)
     _refuse_too_few(table)
-    streamed = 4 * len(table) * (table.hidden_size + 4) > in_memory_bytes
+    streamed = 4 * len(table) * (table.hidden_size + 4) > IN_MEMORY_BYTES
     solve = fit_streamed.solve if streamed else fit_in_memory.solve
     candidates = weightings(table, balance_positions)
     choices = choose(table, solve, list(Features), candidates)
@@ -116,14 +115,18 @@ def fit_folder(
     scores["position"] = position_score(table)
 
     held_out = table.held_out
-    mismatch = held_out & table.mismatch
+    weights = held_out.astype(np.float32)
+    if balance_positions:
+        weights[held_out] = position_balanced(table.right[held_out], table.position[held_out])
+    mismatch = held_out & table.mismatch & (weights > 0)
     both_labels = 0 < table.right[mismatch].sum() < mismatch.sum()
     own = scores[features]
     return FittedHead(
         head=solutions[features].head(features, table.hidden_size),
         features=features,
+        balance_positions=balance_positions,
         choices=choices,
-        ablation=_ablation(table, scores, mismatch if both_labels else None),
+        ablation=_ablation(table, scores, weights, mismatch if both_labels else None),
         rates=rates_by_threshold(own[held_out], table.right[held_out]),
         rates_mismatch=rates_by_threshold(own[mismatch], table.right[mismatch]) if both_labels else None,
         scores=scores,
@@ -138,19 +141,22 @@ def _solve_chosen(
     return {choice.features: solution for choice, solution in zip(choices, solve(table, problems), strict=True)}
 
 
-def _ablation(table: TokenTable, scores: dict[str, np.ndarray], mismatch: np.ndarray | None) -> list[Ablation]:
+def _ablation(
+    table: TokenTable, scores: dict[str, np.ndarray], weights: np.ndarray, mismatch: np.ndarray | None
+) -> list[Ablation]:
     def bootstrap(rows: np.ndarray) -> QuestionBootstrap:
-        return QuestionBootstrap(table.right[rows], table.question[rows])
+        return QuestionBootstrap(table.right[rows], table.question[rows], weights[rows])
 
-    everywhere = bootstrap(table.held_out)
+    counted = weights > 0
+    everywhere = bootstrap(counted)
     elsewhere = None if mismatch is None else bootstrap(mismatch)
-    baseline = scores["position"][table.held_out]
+    baseline = scores["position"][counted]
     return [
         Ablation(
             name,
-            everywhere.auc(one[table.held_out]),
+            everywhere.auc(one[counted]),
             None if elsewhere is None else elsewhere.auc(one[mismatch]),
-            None if name == "position" else everywhere.difference(one[table.held_out], baseline),
+            None if name == "position" else everywhere.difference(one[counted], baseline),
         )
         for name, one in scores.items()
     ]

@@ -64,7 +64,7 @@ def extract(
     """
     config, tokenizer = load_target(target)
     text = config.get_text_config()
-    context = min(filter(None, (max_length, getattr(text, "max_position_embeddings", None))), default=1 << 30)
+    context = max_length or getattr(text, "max_position_embeddings", None)
     sequences = make_sequences(read_court(court), tokenizer, context, chat_template, after, held_out)
     settings = Settings(
         target=target,
@@ -91,8 +91,9 @@ def _make_missing(
     if not missing:
         return
     by_id = {one.id: one for one in sequences.sequences}
+    head = OutputHead.load(index.settings.target, config)  # first: it may refuse the target, and loading that is slow
     loaded = open_source()
-    head = OutputHead.load(index.settings.target, config, loaded.dtype)
+    head = head.to(loaded.dtype)
     with bar("shards", len(index.shards), len(index.shards) - len(missing)) as advance:
         for shard in missing:
             members = [by_id[answer.id] for answer in shard.answers]

@@ -46,9 +46,9 @@ class QuestionBootstrap:
     would promise far too narrow intervals.
     """
 
-    def __init__(self, right: np.ndarray, question: np.ndarray, seed: int = 0):
-        """`right` [N] bool, both labels; `question` [N] integers."""
-        self._right = right
+    def __init__(self, right: np.ndarray, question: np.ndarray, weights: np.ndarray, seed: int = 0):
+        """`right` [N] bool, both labels; `question` [N] integers; `weights` [N] positive, how much a token counts."""
+        self._right, self._weights = right, weights
         _, self._question = np.unique(question, return_inverse=True)
         count = self._question.max() + 1
         draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
@@ -70,7 +70,8 @@ class QuestionBootstrap:
         _, rank = np.unique(score, return_inverse=True)
         ranks = rank.max() + 1
 
-        def auc(weights: np.ndarray) -> float:
+        def auc(times_drawn: np.ndarray) -> float:
+            weights = self._weights * times_drawn
             rights = np.bincount(rank, weights=weights * self._right, minlength=ranks)
             wrongs = np.bincount(rank, weights=weights * ~self._right, minlength=ranks)
             below = np.cumsum(wrongs) - wrongs / 2  # a tie counts half

@@ -28,20 +28,27 @@ ROWS = 512  # tokens whose logits exist at a time
 
 
 class OutputHead:
-    """Logits of a target as its serving engine computes them, in the engine's precision."""
+    """Logits of a target as its serving engine computes them.
+
+    Attributes:
+        weight: [V, H]; logits are computed in its dtype, which should be what the target computes in.
+        bias: [V], for targets that have one.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
-        """`weight` [V, H] and `bias` [V], both in the dtype that the target computes in."""
         self.weight, self.bias = weight, bias
 
+    def to(self, dtype: torch.dtype) -> "OutputHead":
+        """The same layer in another precision."""
+        return OutputHead(self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
     @classmethod
-    def load(cls, target: str, config: PretrainedConfig, dtype: torch.dtype) -> "OutputHead":
-        """Reads the layer of a target.
+    def load(cls, target: str, config: PretrainedConfig) -> "OutputHead":
+        """Reads the layer of a target, in the precision of its checkpoint.
 
         Args:
             target: a folder or a Hub repository.
             config: the target's.
-            dtype: what the target computes in.
 
         Raises:
             TrainingError: the target treats its logits in a way of its own, its layer is quantised, or the checkpoint
@@ -62,7 +69,7 @@ class OutputHead:
         bias = _read(target, BIAS)
         # Rows beyond the vocabulary are padding, which vLLM cuts off as well.
         kept = slice(text.vocab_size)
-        return cls(weight[kept].to(dtype), None if bias is None else bias[kept].to(dtype))
+        return cls(weight[kept], None if bias is None else bias[kept])
 
     @torch.inference_mode()
     def evidence(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from vllm_judge.training.card import ROC, THRESHOLDS
 from vllm_judge.training.heads import FittedHead
 from vllm_judge.training.measure import ThresholdRates
-
-ROC, THRESHOLDS = "roc.png", "thresholds.png"
 
 
 def draw(folder: Path, fitted: FittedHead) -> None:

@@ -6,28 +6,13 @@ from typing import Any
 
 from rich.table import Table
 
-from vllm_judge.evaluation.statistics import Estimate
 from vllm_judge.head import JudgeHead
-from vllm_judge.training.card import head_card
+from vllm_judge.training.card import ablation_cells, head_card
 from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.fit import with_config
 from vllm_judge.training.heads import FittedHead
 from vllm_judge.training.measure import ThresholdRates
-from vllm_judge.training.plots import ROC, THRESHOLDS, draw
-
-CARD_MORE = """
-## What it learnt from
-
-AUC on held-out questions, with 95% intervals over questions. `position` knows only how many tokens of the answer came
-before: mistakes come late, and a head that is no better has not learnt truth.
-
-| reads | all tokens | tokens the target would not have chosen | above position |
-|---|---|---|---|
-{ablation}
-{warning}
-![ROC curves]({roc})
-![By threshold]({thresholds})
-"""
+from vllm_judge.training.plots import draw
 
 
 def threshold_for(rates: list[ThresholdRates], false_accepts: float) -> float:
@@ -56,16 +41,10 @@ def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeH
         target_revision=settings.revision,
         provenance=provenance(fitted),
     )
-    card = head_card(head) + CARD_MORE.format(
-        ablation="\n".join(f"| {' | '.join(row)} |" for row in _ablation_rows(fitted)),
-        warning=f"\n**Warning: {fitted.warning}**\n" if fitted.warning else "",
-        roc=ROC,
-        thresholds=THRESHOLDS,
-    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draw(folder, fitted)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(head_card(head), encoding="utf-8")
         head.save_pretrained(folder)
     except OSError as error:
         raise TrainingError(f"the head cannot be written to {folder}: {error.strerror}.") from None
@@ -90,6 +69,7 @@ def provenance(fitted: FittedHead) -> dict[str, Any]:
         "auc_mismatch": None if mismatch is None else mismatch.value,
         "rates": [asdict(rate) for rate in fitted.rates],
         "rates_mismatch": fitted.rates_mismatch and [asdict(rate) for rate in fitted.rates_mismatch],
+        "balance_positions": fitted.balance_positions,
         "ablation": [asdict(line) for line in fitted.ablation],
         "choices": [asdict(one) for one in fitted.choices],
         "warning": fitted.warning,
@@ -99,11 +79,12 @@ def provenance(fitted: FittedHead) -> dict[str, Any]:
 
 def ablation_table(fitted: FittedHead) -> Table:
     """The ablation for the terminal."""
-    table = Table(title="AUC on held-out questions, 95% intervals over questions")
+    balanced = ", positions balanced" if fitted.balance_positions else ""
+    table = Table(title=f"AUC on held-out questions, 95% intervals over questions{balanced}")
     for heading in ("reads", "all tokens", "target would not have chosen", "above position"):
         table.add_column(heading)
-    for row in _ablation_rows(fitted):
-        table.add_row(*row)
+    for line in fitted.ablation:
+        table.add_row(*ablation_cells(asdict(line)))
     return table
 
 
@@ -118,19 +99,6 @@ def rates_table(fitted: FittedHead) -> Table:
     for everywhere, mismatch in zip(fitted.rates, elsewhere, strict=True):
         table.add_row(f"{everywhere.threshold:g}", *_cells(everywhere), *_cells(mismatch))
     return table
-
-
-def _ablation_rows(fitted: FittedHead) -> list[tuple[str, str, str, str]]:
-    return [
-        (line.name, _interval(line.auc), _interval(line.auc_mismatch), _interval(line.over_position, "+"))
-        for line in fitted.ablation
-    ]
-
-
-def _interval(estimate: Estimate | None, sign: str = "") -> str:
-    if estimate is None:
-        return "-"
-    return f"{estimate.value:{sign}.3f} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
 
 
 def _cells(rates: ThresholdRates | None) -> tuple[str, str, str]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from vllm_judge.tokencourt.court import Answer, Message
+from vllm_judge.tokencourt.court import Answer
 from vllm_judge.tokencourt.masks import IGNORED, RIGHT, AfterMistake, MaskError, label_tokens
-from vllm_judge.tokencourt.questions import HELD_OUT, Split, split_of
+from vllm_judge.tokencourt.questions import HELD_OUT, Split, question_key, split_of
 from vllm_judge.training.errors import TrainingError
 
 NOTHING_LABELLED = "nothing in them is labelled"
@@ -21,7 +21,7 @@ class LabelledSequence:
 
     Attributes:
         id: of the answer.
-        question: tells one question from another; the same for all answers to it.
+        question: see `question_key`; the same for all answers to a question.
         split: the question's.
         ids: T token ids, the prompt's and then the answer's.
         answer_start: where the answer begins in `ids`, at least 1.
@@ -56,7 +56,7 @@ class Sequences:
 def make_sequences(
     answers: Iterable[Answer],
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    max_length: int | None,
     chat_template: str | None = None,
     after: AfterMistake = AfterMistake.ignored,
     held_out: float = HELD_OUT,
@@ -68,14 +68,17 @@ def make_sequences(
     Args:
         answers: labelled ones; others are left out.
         tokenizer: the target's, a fast one.
-        max_length: answers that need more tokens, the prompt's included, are left out.
+        max_length: answers that need more tokens, the prompt's included, are left out; None is no limit.
         chat_template: as `vllm serve --chat-template` takes it; by default the tokenizer's own.
         after: what tokens after a mistake are.
         held_out: share of questions held out, as `court questions` was given it.
 
     Raises:
-        TrainingError: there is no chat template, it fails on a question, or no answer is left.
+        TrainingError: the tokenizer is not a fast one, there is no chat template, it fails on a question, or no answer
+            is left.
     """
+    if not tokenizer.is_fast:
+        raise TrainingError(f"{tokenizer.name_or_path} is no fast tokenizer: only those tell where tokens lie.")
     if chat_template is None and tokenizer.chat_template is None:
         raise TrainingError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template: name the file that you serve with "
@@ -91,7 +94,7 @@ def make_sequences(
             continue
         if not sequence.rows:
             left_out.setdefault(NOTHING_LABELLED, []).append(answer.id)
-        elif len(sequence.ids) > max_length:
+        elif max_length is not None and len(sequence.ids) > max_length:
             left_out.setdefault(f"they have more than {max_length} tokens", []).append(answer.id)
         else:
             made.append(sequence)
@@ -113,7 +116,7 @@ def _sequence(
     labelled = [i for i, label in enumerate(tokens.labels) if label != IGNORED]
     return LabelledSequence(
         id=answer.id,
-        question=_question_key(answer.messages),
+        question=question_key(answer.messages),
         split=split_of(answer.messages, held_out),
         ids=[*prompt, *tokens.ids],
         answer_start=len(prompt),
@@ -133,9 +136,3 @@ def _prompt(answer: Answer, tokenizer: PreTrainedTokenizerBase, chat_template: s
     if not prompt:
         raise TrainingError(f"the chat template makes nothing of the question of {answer.id!r}.")
     return list(prompt)
-
-
-def _question_key(messages: Iterable[Message]) -> str:
-    """As in `split_of`, white space and case do not count: what counts as one question must not straddle the splits."""
-    text = " ".join(word for message in messages for word in message.content.casefold().split())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

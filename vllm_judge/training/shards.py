@@ -142,8 +142,11 @@ def write_index(folder: Path, index: Index) -> None:
         TrainingError: the folder holds other hidden states, or cannot be written.
     """
     if (folder / INDEX).exists():
-        there = read_index(folder).settings
-        differing = [name for name, value in index.settings.model_dump().items() if getattr(there, name) != value]
+        there = read_index(folder)
+        settings = index.settings.model_dump()
+        differing = [name for name, value in settings.items() if getattr(there.settings, name) != value]
+        if there.shards != index.shards:
+            differing.append("shards")
         if differing:
             raise TrainingError(
                 f"{folder} holds hidden states of another run (different: {', '.join(differing)}): name another folder."

@@ -62,8 +62,8 @@ class TokenTable:
             with _open(self.folder, shard) as tensors:
                 stored = tensors.get_slice("hidden")
                 for start in range(0, shard.tokens, step):
-                    hidden = stored[start : start + step].float()
-                    rows = slice(first + start, first + start + len(hidden))
+                    stop = min(start + step, shard.tokens)
+                    hidden, rows = stored[start:stop].float(), slice(first + start, first + stop)
                     yield rows, torch.cat([hidden, torch.from_numpy(self.evidence[rows])], dim=1)
             first += shard.tokens
 

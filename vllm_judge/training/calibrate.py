@@ -1,0 +1,151 @@
+"""A threshold from a promise: judged decoding of held-out questions, and the fastest threshold that keeps its word."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from vllm_judge.evaluation import compare
+from vllm_judge.evaluation.answers import AnswerFolder, AnswersError, Contender
+from vllm_judge.evaluation.pair import Pair, Sampling
+from vllm_judge.evaluation.picture import draw
+from vllm_judge.evaluation.points import Point, summarise
+from vllm_judge.evaluation.questions import Question
+from vllm_judge.evaluation.rules import all_rules
+from vllm_judge.evaluation.rules.judge import judge_rule
+from vllm_judge.head import JudgeHead
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Answer, Verdict
+from vllm_judge.tokencourt.label.answers import final_verdict
+from vllm_judge.tokencourt.questions import Question as CourtQuestion
+from vllm_judge.tokencourt.questions import Split, question_key
+from vllm_judge.training.card import head_card
+from vllm_judge.training.errors import TrainingError
+from vllm_judge.training.fit import with_config
+
+PICTURE = "calibration.png"
+
+
+def held_out_questions(
+    path: Path, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> list[Question]:
+    """The held-out questions of a file whose answers can be checked.
+
+    Raises:
+        TrainingError: there is none.
+        RecordError: the file cannot be read.
+    """
+    asked = [
+        _question(question, tokenizer, chat_template)
+        for question in records.read(path, CourtQuestion)
+        if question.split == Split.held_out and question.reference is not None and question.check is not None
+    ]
+    if not asked:
+        raise TrainingError(f"{path} holds no held-out question with a reference and a check.")
+    return asked
+
+
+def _question(question: CourtQuestion, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> Question:
+    messages = [message.model_dump() for message in question.messages]
+    prompt_ids = tokenizer.apply_chat_template(
+        messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    metadata = {"reference": question.reference, "check": question.check}
+
+    def is_right(text: str) -> bool:
+        answer = Answer(id=question.id, messages=question.messages, answer=text, model="judged", metadata=metadata)
+        return final_verdict(answer) == Verdict.right
+
+    return Question(question_key(question.messages), list(prompt_ids), is_right)
+
+
+def measure_thresholds(
+    pair: Pair,
+    head: JudgeHead,
+    questions: Sequence[Question],
+    thresholds: Sequence[float],
+    how: Sampling,
+    folder: Path,
+    track: Callable[[Sequence[Question]], Iterable[Question]],
+) -> tuple[list[Contender], list[Point]]:
+    """Strict verification, and then the head at each threshold, on the same questions.
+
+    The decoder is the reference that both of vLLM's model runners are tested against. Answers are kept in `folder`:
+    called again, it goes on where it stopped.
+
+    Raises:
+        TrainingError: the folder holds answers of other models or settings.
+    """
+    rule = judge_rule("judge", head)
+    chosen = [Contender(all_rules()["strict"], {})]
+    chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
+    try:
+        answers = AnswerFolder(folder, compare.identity(pair, {"judge": head}, how, seed=0))
+    except AnswersError as error:
+        raise TrainingError(str(error)) from None
+    measured = compare.measure(pair, questions, chosen, how, 0, answers, track)
+    return chosen, summarise(chosen, measured, how.num_speculative_tokens)
+
+
+def keeps(point: Point, max_accuracy_drop: float) -> bool:
+    """Whether accuracy is at most so many percentage points below strict verification's, at the interval's lower end.
+
+    Where no question came out differently the interval is a point, which is not proof: then the rule of three says that
+    the share of questions that would can be 3 / n.
+    """
+    low, high = point.minus_strict.low, point.minus_strict.high
+    worst = -3 / point.n if low == high == 0 else low
+    return 100 * worst >= -max_accuracy_drop
+
+
+def choose_threshold(points: Sequence[Point], max_accuracy_drop: float) -> Point:
+    """The fastest judged point that keeps the promise; the first point is strict verification's.
+
+    Raises:
+        TrainingError: none does.
+    """
+    keeping = [point for point in points[1:] if keeps(point, max_accuracy_drop)]
+    if not keeping:
+        raise TrainingError(
+            f"on {points[0].n} questions no threshold can be shown to keep accuracy within {max_accuracy_drop:g} "
+            "points of strict verification: ask more questions, try higher thresholds, or allow a larger drop."
+        )
+    return max(keeping, key=lambda point: point.tokens_per_forward.value)
+
+
+def write_threshold(
+    folder: Path,
+    head: JudgeHead,
+    points: Sequence[Point],
+    chosen: Point,
+    max_accuracy_drop: float,
+    about: dict[str, Any],
+) -> JudgeHead:
+    """Writes the threshold into the head's folder, with the evidence for it in config.json, the card and a picture.
+
+    Raises:
+        TrainingError: the folder cannot be written.
+    """
+    threshold = chosen.setting["threshold"]
+    promise = (
+        f"Accuracy at most {max_accuracy_drop:g} percentage points below strict verification's, at the lower end of "
+        f"the 95% interval, on {chosen.n} held-out questions: {threshold:g} is the fastest threshold that keeps it."
+    )
+    calibration = {"promise": promise, **about, "points": [asdict(point) for point in points]}
+    calibrated = with_config(
+        head,
+        threshold=threshold,
+        target_model=head.target_model,
+        target_revision=head.target_revision,
+        provenance={**head.provenance, "calibration": calibration},
+    )
+    try:
+        draw(folder / PICTURE, points, f"n = {chosen.n} held-out questions, chosen threshold {threshold:g}")
+        if "rates" in calibrated.provenance:
+            (folder / "README.md").write_text(head_card(calibrated), encoding="utf-8")
+        calibrated.save_pretrained(folder)
+    except OSError as error:
+        raise TrainingError(f"the head in {folder} cannot be written: {error.strerror}.") from None
+    return calibrated
