@@ -2,8 +2,9 @@
 
 What these tests would catch: a judge that reads another row, hears another request's threshold, changes a strict
 decision, a random number or a logprob, accepts what the request forbids, or lets the batch, the prefix cache or
-chunked prefill into the text. Tokens are compared exactly (fp32, random models whose two best logits are never closer than 1e-4),
-logprobs of two engines exactly where both take the same steps, those of another implementation within 1e-3.
+chunked prefill into the text. Tokens are compared exactly (fp32, random models whose two best logits are never closer
+than 1e-4), logprobs of two engines exactly where both take the same steps, those of another implementation within
+1e-3.
 """
 
 from pathlib import Path
