@@ -238,7 +238,7 @@ def evaluate(output: Path, n: int, n_judged: int) -> None:
         strict = name == "strict"
         head = None if strict else JudgeHead.from_pretrained(output / name)
         measured = judged_decoding(target, draft, tokenizer, head, fresh[: n_judged // 10 if strict else n_judged])
-        record(output, f"decoding_{name}", **measured)
+        record(output, f"decoding_{name}", threshold=head and head.threshold, **measured)
         typer.echo(f"decoding {name} {measured}")
 
 

@@ -101,6 +101,7 @@ def fit(
         typer.echo(f"vllm-judge: warning: {fitted.warning}", err=True)
 
 
+@one_sentence
 def calibrate(
     questions: Annotated[
         Path,
@@ -155,4 +156,4 @@ def calibrate(
     about = {"target": target, "draft": draft, **vars(how)}
     calibrated = write_threshold(head, judge.cpu(), points, chosen, max_accuracy_drop, about)
     typer.echo(calibrated.provenance["calibration"]["promise"])
-    typer.echo(f"{head}: default threshold {calibrated.threshold:g}, config.json, README.md, calibration.png.")
+    typer.echo(f"{head}: the default threshold is {calibrated.threshold:g} now.")
