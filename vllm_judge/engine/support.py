@@ -6,6 +6,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig, JudgeConfigError, JudgeSection, load_head
+from vllm_judge.special_tokens import special_token_ids
 
 logger = init_logger("vllm.judge")
 
@@ -77,8 +78,5 @@ def _protected_token_ids(model_config: Any) -> tuple[int, ...]:
     if not model_config.skip_tokenizer_init:
         from vllm.tokenizers import cached_tokenizer_from_config
 
-        tokenizer = cached_tokenizer_from_config(model_config)
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        protected |= set(tokenizer.all_special_ids)
-        protected |= {token_id for token_id, token in added.items() if getattr(token, "special", False)}
+        protected |= special_token_ids(cached_tokenizer_from_config(model_config))
     return tuple(sorted(protected))

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from vllm_judge.evaluation.decoder import Decoded, decode_under
 from vllm_judge.evaluation.rules import Acceptance
 from vllm_judge.head import HeadError, JudgeHead
+from vllm_judge.special_tokens import special_token_ids
 
 
 class PairError(ValueError):
@@ -68,7 +69,6 @@ class Pair:
         """One generation a rule, see `decode_under`."""
         end = self.target.generation_config.eos_token_id
         ends = [] if end is None else [end] if isinstance(end, int) else end
-        added = self.tokenizer.added_tokens_decoder.items()
         return decode_under(
             rules,
             self.target,
@@ -77,7 +77,7 @@ class Pair:
             num_speculative_tokens=how.num_speculative_tokens,
             max_new_tokens=how.max_new_tokens,
             eos_token_ids={*ends, self.tokenizer.eos_token_id} - {None},
-            protected_token_ids={*self.tokenizer.all_special_ids, *(i for i, token in added if token.special)},
+            protected_token_ids=special_token_ids(self.tokenizer),
             temperature=how.temperature,
             top_p=how.top_p,
             generator=torch.Generator().manual_seed(seed),

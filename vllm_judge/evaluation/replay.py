@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from vllm_judge.head import HeadError, JudgeHead, logit
 from vllm_judge.kernels.reference import allowed, evidence
+from vllm_judge.special_tokens import special_token_ids
 
 ROWS = 256  # rows of logits that are in fp32 at the same time
 
@@ -129,8 +130,7 @@ class Verifier:
         """[V] bool: end-of-sequence and special tokens, which only the strict test may accept."""
         end = self.target.generation_config.eos_token_id
         ends = [] if end is None else [end] if isinstance(end, int) else end
-        added = self.tokenizer.added_tokens_decoder.items()
-        special = {*ends, *self.tokenizer.all_special_ids, *(index for index, token in added if token.special)}
+        special = {*ends, *special_token_ids(self.tokenizer)}
         protected = torch.zeros(vocab_size, dtype=torch.bool, device=self.target.device)
         protected[[index for index in special if index < vocab_size]] = True
         return protected
