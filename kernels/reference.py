@@ -41,13 +41,15 @@ def evidence(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., 4] fp32: log p(token), entropy, log p_max - log p(token), p_max.
     """
-    log_probs = logits.float().log_softmax(dim=-1)
-    log_prob = log_probs.gather(-1, tokens.long().clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    logits = logits.float()
+    below_max = logits - logits.amax(dim=-1, keepdim=True)
+    probs = below_max.softmax(dim=-1)
+    prob_max = probs.amax(dim=-1)
+    log_prob_max = prob_max.log()  # and so log p = log p_max + below_max, for every token
+    margin = -below_max.gather(-1, tokens.long().clamp(min=0).unsqueeze(-1)).squeeze(-1)
     # A token without probability adds nothing to the entropy, where 0 * -inf would be NaN.
-    finite = log_probs.clamp(min=torch.finfo(torch.float32).min)
-    entropy = -(log_probs.exp() * finite).sum(dim=-1)
-    log_prob_max = log_probs.max(dim=-1).values
-    return torch.stack([log_prob, entropy, log_prob_max - log_prob, log_prob_max.exp()], dim=-1)
+    entropy = -log_prob_max - torch.linalg.vecdot(probs, below_max.nan_to_num(nan=torch.nan))
+    return torch.stack([log_prob_max - margin, entropy, margin, prob_max], dim=-1)
 
 
 def allowed(constrained_logits: torch.Tensor, draft_tokens: torch.Tensor, protected: torch.Tensor) -> torch.Tensor:
@@ -67,6 +69,38 @@ def allowed(constrained_logits: torch.Tensor, draft_tokens: torch.Tensor, protec
     tokens = draft_tokens.long().clamp(min=0)
     logits = constrained_logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return (logits > -torch.inf) & ~protected[tokens] & (draft_tokens >= 0)
+
+
+def strict_test(
+    target_logits: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    *,
+    temperature: float,
+    draft_logits: torch.Tensor | None = None,
+    uniform: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What speculative sampling says of each draft token by itself, wherever the accepted prefix ends.
+
+    Arguments as for `verify`, but target_logits are those of the M verifying rows, without the bonus row.
+
+    Returns:
+        [M] bool.
+
+    Raises:
+        ValueError: sampling without `uniform`.
+    """
+    tokens = draft_tokens.long()
+    vocab_size = _vocab_size(target_logits, draft_logits)
+    target_logits = target_logits[:, :vocab_size].float()
+    if temperature == 0.0:
+        return tokens == _argmax(target_logits)
+    if uniform is None:
+        raise ValueError("strict_test() samples at a temperature above 0 and needs `uniform` for it.")
+    index = tokens.clamp(min=0).unsqueeze(-1)
+    log_p = target_logits.log_softmax(dim=-1).gather(-1, index).squeeze(-1)
+    log_q = _draft_log_probs(draft_logits, tokens, temperature, vocab_size).gather(-1, index).squeeze(-1)
+    # p > u q in logarithms, as vLLM has it; log p = -inf is rejected for every u.
+    return (log_p > uniform.log() + log_q) & (tokens >= 0)
 
 
 def verify(
@@ -108,37 +142,36 @@ def verify(
         ValueError: sampling without `uniform` or `gumbel`.
     """
     num_drafts = draft_tokens.shape[0]
-    vocab_size = min(logits.shape[-1] for logits in (target_logits, draft_logits) if logits is not None)
+    vocab_size = _vocab_size(target_logits, draft_logits)
     target_logits = target_logits[:, :vocab_size].float()
     tokens = draft_tokens.long()
-
-    if temperature == 0.0:
-        target_tokens = target_logits.masked_fill(target_logits.isnan(), -torch.inf).argmax(dim=-1)
-        strict = tokens == target_tokens[:num_drafts]
-    elif uniform is None or gumbel is None:
-        raise ValueError("verify() samples at a temperature above 0 and needs `uniform` and `gumbel` for it.")
-    else:
-        target_log_probs = target_logits.log_softmax(dim=-1)
-        draft_log_probs = _draft_log_probs(draft_logits, tokens, temperature, vocab_size)
-        index = tokens.clamp(min=0).unsqueeze(-1)
-        log_p = target_log_probs[:num_drafts].gather(-1, index).squeeze(-1)
-        log_q = draft_log_probs.gather(-1, index).squeeze(-1)
-        # p > u q in logarithms, as vLLM has it; log p = -inf is rejected for every u.
-        strict = (log_p > uniform.log() + log_q) & (tokens >= 0)
-
+    strict = strict_test(
+        target_logits[:num_drafts], tokens, temperature=temperature, draft_logits=draft_logits, uniform=uniform
+    )
     accepted = strict | ((judge_scores > judge_threshold) & allowed & (tokens >= 0))
     num_accepted = int(accepted.long().cumprod(dim=0).sum())
     judge_only = int((~strict[:num_accepted]).sum())
 
     if temperature == 0.0:
-        own = target_tokens[num_accepted]
+        own = _argmax(target_logits[num_accepted])
+    elif gumbel is None:
+        raise ValueError("verify() samples at a temperature above 0 and needs `gumbel` for it.")
     else:
-        log_weights = target_log_probs[num_accepted]
+        log_weights = target_logits[num_accepted].log_softmax(dim=-1)
         if num_accepted < num_drafts and tokens[num_accepted] >= 0:
+            draft_log_probs = _draft_log_probs(draft_logits, tokens, temperature, vocab_size)
             log_weights = _residual(log_weights, draft_log_probs[num_accepted])
-        noisy = log_weights + gumbel[num_accepted, :vocab_size]
-        own = noisy.masked_fill(noisy.isnan(), -torch.inf).argmax()
+        own = _argmax(log_weights + gumbel[num_accepted, :vocab_size])
     return Verification(torch.cat([tokens[:num_accepted], own.reshape(1)]), num_accepted, judge_only)
+
+
+def _vocab_size(target_logits: torch.Tensor, draft_logits: torch.Tensor | None) -> int:
+    return min(logits.shape[-1] for logits in (target_logits, draft_logits) if logits is not None)
+
+
+def _argmax(values: torch.Tensor) -> torch.Tensor:
+    """The place of the largest value along the last dimension, NaN passed over."""
+    return values.masked_fill(values.isnan(), -torch.inf).argmax(dim=-1)
 
 
 def _draft_log_probs(

@@ -203,8 +203,11 @@ class TestSampling:
         assert got.tokens.tolist() == [1, 1]
 
     def test_noise_is_required(self):
-        with pytest.raises(ValueError, match="`uniform` and `gumbel`"):
-            verify(*random_step(0)[:3], 0.0, torch.ones(5).bool(), temperature=1.0)
+        step = (*random_step(0)[:3], 0.0, torch.ones(5).bool())
+        with pytest.raises(ValueError, match="needs `uniform`"):
+            verify(*step, temperature=1.0)
+        with pytest.raises(ValueError, match="needs `gumbel`"):
+            verify(*step, temperature=1.0, uniform=torch.full((5,), 0.5))
 
 
 class TestAllowed:

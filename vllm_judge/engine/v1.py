@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from vllm.v1.sample import rejection_sampler as vllm_rejection_sampler
-from vllm.v1.sample.rejection_sampler import PLACEHOLDER_TOKEN_ID, RejectionSampler
+from vllm.v1.sample.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
 from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCount
-from vllm_judge.kernels.reference import evidence
+from vllm_judge.kernels.reference import allowed, evidence
 
 # Beyond any model's logit, so that softmax gives the token all of the probability.
 BOOST = 1e8
@@ -101,80 +101,68 @@ class JudgedRejectionSampler(RejectionSampler):
         temperature, top-k and top-p come later. So evidence is read before it, what constraints forbid after it."""
         hidden = self.hidden
         params = [] if hidden is None else self._sampling_params()
-        thresholds = [self.judge.threshold(p) for p in params]
+        thresholds = tuple(self.judge.threshold(p) for p in params)
         if hidden is None or min(thresholds, default=torch.inf) == torch.inf:
             return super().apply_logits_processors(logits, sampling_metadata, metadata)
         head, drafts, num_drafts = self.judge.head, metadata.draft_token_ids.long(), metadata.num_draft_tokens
         read = None if head.evidence is None else evidence(logits, drafts)
         score = head.score(hidden[metadata.target_logits_indices + 1], read)
         constrained = super().apply_logits_processors(logits, sampling_metadata, metadata)
-        allowed = self._allowed(constrained, drafts, sampling_metadata)
+        permitted = allowed(constrained, drafts, self.judge.protected)
+        budgets = sampling_metadata.thinking_budget_state_holder
+        if budgets is not None and budgets.has_tracked_requests():
+            permitted &= constrained.amax(dim=-1) < FORCED_LOGIT
         for stop_ids, span in zip(map(self.judge.stop_token_ids, params), _spans(num_drafts), strict=True):
             if stop_ids:
-                allowed[span] &= ~torch.isin(drafts[span], torch.tensor(stop_ids, device=drafts.device))
-        per_draft = torch.tensor([thresholds[i] for i in _owners(num_drafts)]).to(score.device, non_blocking=True)
-        self._accepts = (score > per_draft) & allowed
+                permitted[span] &= ~torch.isin(drafts[span], torch.tensor(stop_ids, device=drafts.device))
+        self._accepts = (score > _per_draft(thresholds, tuple(num_drafts), score.device)) & permitted
         return constrained
 
     def _sampling_params(self) -> list[Any]:
         return [self.runner.requests[request].sampling_params for request in self.runner.input_batch.req_ids]
 
-    def _allowed(self, constrained: torch.Tensor, drafts: torch.Tensor, sampling_metadata: Any) -> torch.Tensor:
-        """[num_drafts] bool: not a placeholder, not forbidden by a constraint, not protected."""
-        tokens = drafts.clamp(min=0)
-        own = constrained.gather(1, tokens[:, None])[:, 0]
-        allowed = (drafts >= 0) & (own > -torch.inf) & ~self.judge.protected[tokens]
-        budgets = sampling_metadata.thinking_budget_state_holder
-        if budgets is not None and budgets.has_tracked_requests():
-            allowed &= constrained.amax(dim=-1) < FORCED_LOGIT
-        return allowed
-
     def _verify(self, rejection_sample: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Around vLLM's function `rejection_sample`, which decides on final logits [num_drafts, V]."""
         accepts, self._accepts = self._accepts, None
-        if accepts is None:
+        # On a CPU it costs nothing to ask; elsewhere the step would have to wait for the answer.
+        if accepts is None or (accepts.device.type == "cpu" and not accepts.any()):
             return rejection_sample(*args, **kwargs)
-        drafts, num_drafts, _, _, draft_probs, logits, _, sampling_metadata = args
+        drafts, num_drafts, max_spec_len, _, draft_probs, logits, _, sampling_metadata = args
+        layout = tuple(num_drafts), drafts.device
         tokens = drafts.long().clamp(min=0)[:, None]
         uniform = None
         if not sampling_metadata.all_greedy:
             generators = sampling_metadata.generators
             uniform = vllm_rejection_sampler.generate_uniform_probs(len(drafts), num_drafts, generators, drafts.device)
-        owners = torch.tensor(_owners(num_drafts), dtype=torch.long).to(drafts.device, non_blocking=True)
-        strict = _strict(tokens, owners, draft_probs, logits, sampling_metadata, uniform)
+        judge_only = accepts & ~_strict(tokens, layout, draft_probs, logits, sampling_metadata, uniform)
         own = logits.gather(1, tokens)
         logits.scatter_(1, tokens, torch.where(accepts[:, None], BOOST, own))
         # Drawing again would move the requests' generators on: vLLM's function gets the numbers that are drawn already.
         with _replaced("generate_uniform_probs", lambda *_: uniform):
             output = rejection_sample(*args, **kwargs)
         logits.scatter_(1, tokens, own)
-        self.judge_only = JudgeOnlyCount(_accepted(output, num_drafts, owners) & ~strict)
+        # A boosted draft that the step came to has left with it; behind a rejection the output holds no draft.
+        left = output.flatten()[_places(*layout, max_spec_len + 1)] == drafts
+        self.judge_only = JudgeOnlyCount(judge_only & left)
         return output
 
 
 def _strict(
     tokens: torch.Tensor,
-    owners: torch.Tensor,
+    layout: tuple[tuple[int, ...], torch.device],
     draft_probs: torch.Tensor | None,
     logits: torch.Tensor,
     sampling_metadata: Any,
     uniform: torch.Tensor | None,
 ) -> torch.Tensor:
-    """[num_drafts] bool: what vLLM's own test says of every draft token; needed only to count the judge's share."""
+    """[num_drafts] bool: what vLLM's own test says of each of the tokens [num_drafts, 1]; needed to count."""
     greedy = logits.argmax(dim=-1) == tokens[:, 0]
     if uniform is None:
         return greedy
     target_prob = (logits.gather(1, tokens)[:, 0] - logits.logsumexp(dim=-1)).exp()
     draft_prob = 1.0 if draft_probs is None else draft_probs.gather(1, tokens)[:, 0]
     is_greedy = sampling_metadata.temperature == vllm_rejection_sampler.GREEDY_TEMPERATURE
-    return torch.where(is_greedy[owners], greedy, target_prob / draft_prob >= uniform)
-
-
-def _accepted(output: torch.Tensor, num_drafts: list[int], owners: torch.Tensor) -> torch.Tensor:
-    """[num_drafts] bool: the draft tokens that left with the step; output is [num_requests, K + 1], padded."""
-    lengths = (output != PLACEHOLDER_TOKEN_ID).sum(dim=1) - 1
-    positions = torch.tensor([i for n in num_drafts for i in range(n)]).to(output.device, non_blocking=True)
-    return positions < lengths[owners]
+    return torch.where(is_greedy[_owners(*layout)], greedy, target_prob / draft_prob >= uniform)
 
 
 @contextlib.contextmanager
@@ -188,9 +176,27 @@ def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
         setattr(vllm_rejection_sampler, name, original)
 
 
-def _owners(num_drafts: list[int]) -> list[int]:
-    """For each draft token, its request's place in the batch. (torch's repeat_interleave takes ten times as long.)"""
-    return [request for request, n in enumerate(num_drafts) for _ in range(n)]
+# Steps of the same shape follow one another: what depends on it alone is made, and copied to the device, once.
+
+
+@functools.lru_cache(maxsize=16)
+def _owners(num_drafts: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """[num_drafts] int64: for each draft token, its request's place in the batch."""
+    owners = [request for request, n in enumerate(num_drafts) for _ in range(n)]
+    return torch.tensor(owners, dtype=torch.long, device=device)
+
+
+@functools.lru_cache(maxsize=16)
+def _places(num_drafts: tuple[int, ...], device: torch.device, width: int) -> torch.Tensor:
+    """[num_drafts] int64: where each draft token would stand in the flattened output [num_requests, width]."""
+    places = [request * width + i for request, n in enumerate(num_drafts) for i in range(n)]
+    return torch.tensor(places, dtype=torch.long, device=device)
+
+
+@functools.lru_cache(maxsize=16)
+def _per_draft(thresholds: tuple[float, ...], num_drafts: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """[num_drafts] fp32: for each draft token, its request's threshold."""
+    return torch.tensor([t for t, n in zip(thresholds, num_drafts, strict=True) for _ in range(n)], device=device)
 
 
 def _spans(num_drafts: list[int]) -> Iterator[slice]:

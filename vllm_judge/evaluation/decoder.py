@@ -12,7 +12,7 @@ from vllm_judge.evaluation.rules import Acceptance, Step
 from vllm_judge.evaluation.rules.judge import accepts as judge_accepts
 from vllm_judge.evaluation.rules.strict import accepts as nothing_more
 from vllm_judge.head import JudgeHead
-from vllm_judge.kernels.reference import allowed, verify
+from vllm_judge.kernels.reference import allowed, strict_test, verify
 
 
 @dataclass
@@ -153,7 +153,7 @@ def decode_under(
         noise = _noise(logits, seed + len(text)) if temperature > 0.0 else {}
         sampling_logits = _processed(logits, temperature, top_p)
         tokens = torch.tensor(drafts, dtype=torch.long, device=logits.device)
-        strict = _strict(sampling_logits, tokens, noise)
+        strict = strict_test(sampling_logits[:-1], tokens, temperature=temperature, uniform=noise.get("uniform"))
         step = Step(logits, sampling_logits, draft_logits, hidden, tokens, strict)
         permitted = allowed(logits[:-1], tokens, protected)
         for index in arrived:
@@ -199,12 +199,3 @@ def _noise(logits: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
     uniform = torch.rand(rows, vocab_size + 1, generator=generator, dtype=torch.float64).clamp(min=1e-12)
     uniform = uniform.to(logits.device)
     return {"uniform": uniform[:-1, -1], "gumbel": -(-uniform[:, :-1].log()).log()}
-
-
-def _strict(sampling_logits: torch.Tensor, drafts: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
-    """[M] bool, the strict test of each draft at its position; `verify` makes the same one, up to the first failure."""
-    verifying = sampling_logits[:-1]
-    if not noise:
-        return verifying.argmax(dim=-1) == drafts
-    log_probs = verifying.log_softmax(dim=-1).gather(-1, drafts.unsqueeze(-1)).squeeze(-1)
-    return log_probs > noise["uniform"].log()
