@@ -1,10 +1,11 @@
-"""Trains the demo's target, draft and judge heads from nothing, and records every figure in record.json.
+"""Trains the demo's target, draft and judge heads, and records every figure in record.json.
 
     python scripts/train_demo.py --work /some/scratch/folder
+    python scripts/train_demo.py --work /another/folder --world harder
 
-takes about an hour on one CPU core. Training that was stopped goes on where it was: a step depends on the plan and its
-number alone. The plans are those of the shipped checkpoints; what they leave to chance is the order in which a CPU
-adds numbers.
+The first takes about an hour on one CPU core; the second begins with the first one's models and takes MINUTES.
+Training that was stopped goes on where it was: a step depends on the plan and its number alone. The plans are those of
+the shipped checkpoints; what they leave to chance is the order in which a CPU adds numbers.
 """
 
 import json
@@ -24,51 +25,20 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vllm_judge.demo import trio
 from vllm_judge.demo.answers import LabelledAnswer, accuracy, labelled_answers, right_opening
-from vllm_judge.demo.documents import MARKER, Habits
+from vllm_judge.demo.documents import MARKER
 from vllm_judge.demo.grammar import Problem
-from vllm_judge.demo.pretrain import Plan, Trainer, build_model
+from vllm_judge.demo.plans import PLANS
+from vllm_judge.demo.pretrain import Plan, Trainer, build_model, start_from
 from vllm_judge.demo.tokenizer import render_prompt, save_tokenizer, train_tokenizer
-from vllm_judge.demo.world import is_correct, problems, solution, solution_pieces
+from vllm_judge.demo.world import World, is_correct, problems, solution, solution_pieces
 from vllm_judge.evaluation.decoder import speculative_decode
 from vllm_judge.head import JudgeHead
 from vllm_judge.training.card import head_card
 from vllm_judge.training.features import token_features
 from vllm_judge.training.fit import Tokens, as_record, auc, fit_head, rates, with_config
 
-DEMO = Path(__file__).parents[1] / "vllm_judge" / "demo"
-# Arithmetic and copying come by themselves; which words mean gain and which loss came only with a weight of their own.
-PLANS = {
-    "target": Plan(
-        hidden_size=192,
-        layers=6,
-        intermediate_size=512,
-        habits=Habits(styles=((0.6, 0.1), (0.4, 0.9)), corrections=0.25),
-        schedule=(
-            *((0, 0.01), (99, 1.0), (780, 1.0), (1300, 0.714), (1600, 0.601), (2000, 0.55), (3000, 0.0)),
-            # A second round: at 3,000 steps it still took a doubtful turn now and then where the draft had led it.
-            *((3040, 0.4), (3300, 0.4), (4400, 0.0)),
-        ),
-        decision_weights=((1599, 1.0), (1600, 5.0)),
-        turn_weights=((2999, 1.0), (3000, 5.0)),
-        facts=(0.5, 0.15),
-        facts_steps=1200,
-        muon_rate=6e-3,
-        adam_rate=2e-3,
-    ),
-    "draft": Plan(
-        hidden_size=128,
-        layers=2,
-        intermediate_size=344,
-        habits=Habits(styles=((1.0, 0.9),), corrections=0.0),
-        schedule=((0, 0.01), (99, 1.0), (450, 1.0), (600, 0.571), (1000, 0.0)),
-        facts=(0.5, 0.15),
-        facts_steps=400,
-        muon_rate=6e-3,
-        adam_rate=2e-3,
-        seed=1,
-    ),
-}
 REPORT_EVERY, CHECK_EVERY = 100, 500  # steps
 HEADS = {"judge": True, "judge-paper": False}  # folder -> whether the head reads evidence
 THRESHOLD = 0.5  # the paper's
@@ -89,8 +59,9 @@ library_name: transformers
 
 # The {name} of vllm-judge's demo
 
-A Llama of {layers} layers and hidden size {hidden_size} that solves the arithmetic word problems of
-vllm_judge/demo/world.py with worded steps, trained for {steps} steps by scripts/train_demo.py. It knows nothing else.
+A Llama of {layers} layers and hidden size {hidden_size} that solves the {world} arithmetic word problems of
+vllm_judge/demo/world.py with worded steps, trained for {steps} steps by scripts/train_demo.py{start}. It knows nothing
+else.
 The weights are bfloat16; the judge heads were fitted on float32 computation with them.
 
 A prompt is `<|user|>` + question + `<|assistant|>`, which is what the chat template makes of one user message (system
@@ -109,8 +80,12 @@ class Stage(StrEnum):
     EVALUATION = "evaluation"
 
 
-def make_tokenizer(work: Path) -> None:
+def make_tokenizer(work: Path, world: World) -> None:
+    """Trains the easy world's tokenizer, which both worlds have."""
     if (work / "tokenizer").exists():
+        return
+    if world is not World.EASY:
+        save_tokenizer(AutoTokenizer.from_pretrained(trio.TARGET), work / "tokenizer")
         return
     rng = random.Random(0)
     solved = problems(8000, 0, "train")
@@ -118,19 +93,22 @@ def make_tokenizer(work: Path) -> None:
     save_tokenizer(train_tokenizer(texts), work / "tokenizer")
 
 
-def pretrain(name: str, work: Path, output: Path) -> None:
+def pretrain(name: str, work: Path, output: Path, world: World) -> None:
     """Trains the target or the draft, and writes it in bfloat16."""
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
-    plan, folder = PLANS[name], work / name
-    trainer = Trainer(build_model(plan, tokenizer), tokenizer, plan)
+    plan, folder = PLANS[world][name], work / name
+    model = build_model(plan, tokenizer)
+    if plan.start:
+        start_from(model, LlamaForCausalLM.from_pretrained(trio.FOLDER / name, dtype=torch.float32), plan.start)
+    trainer = Trainer(model, tokenizer, plan)
     trainer.resume(folder)
-    fresh = problems(200, CHECK_SEED, "test")
+    fresh = problems(200, CHECK_SEED, "test", world)
 
     def report(step: int, loss: float, seconds: float) -> None:
         line: dict[str, Any] = {"step": step, "loss": round(loss, 4), "seconds": round(seconds, 1)}
         trainer.save(folder)
         if step % CHECK_EVERY == 0 or step == plan.steps:
-            line |= check(trainer.model, tokenizer, fresh)
+            line |= check(trainer.model, tokenizer, fresh, world)
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         typer.echo(f"{time.strftime('%H:%M:%S')} {name} {line}")
@@ -150,20 +128,29 @@ def pretrain(name: str, work: Path, output: Path) -> None:
     )
 
 
-def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Problem]) -> dict[str, float]:
-    """Accuracy from the question on, and after a beginning in style B: judge decoding asks that of a target."""
+def check(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Problem], world: World
+) -> dict[str, float]:
+    """Accuracy from the question on, and after a beginning in the draft's style, as judge decoding has them."""
     rng = random.Random(CHECK_SEED)
-    worded = ["".join(solution_pieces(problem, 1.0, rng)[:4]) for problem in asked]
-    after_b = accuracy(model, tokenizer, asked, worded)
-    return accuracy(model, tokenizer, asked, [""] * len(asked)) | {f"{key}_after_b": after_b[key] for key in after_b}
+    style_b, style_c = draft_style(world)
+    worded = ["".join(solution_pieces(problem, style_b, rng, style_c)[:4]) for problem in asked]
+    after = accuracy(model, tokenizer, asked, worded)
+    return accuracy(model, tokenizer, asked, [""] * len(asked)) | {f"{key}_after_draft": after[key] for key in after}
 
 
-def make_tokens(work: Path, output: Path) -> None:
+def draft_style(world: World) -> tuple[float, float]:
+    """The draft's chances of styles B and C in a slot."""
+    _, style_b, *style_c = PLANS[world]["draft"].habits.styles[0]
+    return style_b, sum(style_c)
+
+
+def make_tokens(work: Path, output: Path, world: World) -> None:
     """Labelled tokens, as the target sees them, to fit heads on and to measure them on."""
     target, draft, tokenizer = load_models(output)
     torch.manual_seed(0)
     for part, split, seed, n in (("fit", "train", FIT_SEED, 1500), ("held-out", "test", HELD_OUT_SEED, 500)):
-        answers = sample_answers(target, draft, tokenizer, split, seed, n)
+        answers = sample_answers(target, draft, tokenizer, split, seed, n, world)
         features = [token_features(target, answer.prompt_ids, answer.ids) for answer in answers]
         columns = {
             "hidden": torch.cat([hidden for hidden, _ in features]),
@@ -174,11 +161,12 @@ def make_tokens(work: Path, output: Path) -> None:
         typer.echo(f"tokens {part}: {len(answers)} answers, {counts(Tokens(**columns))}")
 
 
-def sample_answers(target, draft, tokenizer, split: str, seed: int, n: int) -> list[LabelledAnswer]:
+def sample_answers(target, draft, tokenizer, split: str, seed: int, n: int, world: World) -> list[LabelledAnswer]:
     """Answers as judge decoding makes them: mostly the draft's, also after a right beginning; some of the target's."""
     rng = random.Random(seed)
-    asked = problems(4 * n, seed, split)
-    begun = [right_opening(problem, 0.9, rng) for problem in asked[2 * n : 3 * n]]
+    asked = problems(4 * n, seed, split, world)
+    style_b, style_c = draft_style(world)
+    begun = [right_opening(problem, style_b, rng, style_c) for problem in asked[2 * n : 3 * n]]
     blank = [""] * n
     sources = (
         (draft, asked[:n], blank, 0.0),
@@ -223,15 +211,15 @@ def fit_heads(work: Path, output: Path) -> None:
     (output / "judge.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def evaluate(output: Path, n: int, n_judged: int) -> None:
+def evaluate(output: Path, n: int, n_judged: int, world: World) -> None:
     """Target alone and draft alone on `n` fresh problems, and speculative decoding on the first `n_judged` of them.
 
     Strict verification gives the target's own text, slowly: a tenth of the problems shows how much it accepts.
     """
     target, draft, tokenizer = load_models(output)
-    fresh = problems(n, EVALUATION_SEED, "test")
+    fresh = problems(n, EVALUATION_SEED, "test", world)
     for name, model in (("target", target), ("draft", draft)):
-        measured = check(model, tokenizer, fresh)
+        measured = check(model, tokenizer, fresh, world)
         record(output, f"{name}_alone", n=n, **measured)
         typer.echo(f"{name} alone {measured}")
     for name in ("strict", *HEADS):
@@ -271,7 +259,8 @@ def judged_decoding(target, draft, tokenizer, head: JudgeHead | None, asked: Seq
 
 def load_models(output: Path) -> tuple[LlamaForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The target, the draft and their tokenizer as they ship; weights rounded to bfloat16, computing in fp32."""
-    target, draft = (LlamaForCausalLM.from_pretrained(output / name, dtype=torch.float32).eval() for name in PLANS)
+    names = ("target", "draft")
+    target, draft = (LlamaForCausalLM.from_pretrained(output / name, dtype=torch.float32).eval() for name in names)
     return target, draft, AutoTokenizer.from_pretrained(output / "target")
 
 
@@ -282,7 +271,8 @@ def counts(tokens: Tokens) -> dict[str, int]:
 
 def model_card(name: str, plan: Plan) -> str:
     """A README.md for the target or the draft."""
-    return MODEL_CARD.format(name=name, layers=plan.layers, hidden_size=plan.hidden_size, steps=plan.steps)
+    start = f" from layers {', '.join(map(str, plan.start))} of the easy world's {name}" if plan.start else ""
+    return MODEL_CARD.format(**vars(plan) | {"name": name, "start": start, "steps": plan.steps})
 
 
 def record(output: Path, section: str, **figures: Any) -> None:
@@ -297,23 +287,27 @@ def record(output: Path, section: str, **figures: Any) -> None:
 
 def main(
     work: Annotated[Path, typer.Option(help="Scratch folder: training state, hidden states, logs.")],
-    output: Annotated[Path, typer.Option(help="Where the checkpoints, judge.json and record.json go.")] = DEMO,
+    world: Annotated[World, typer.Option(help="Which problems.")] = World.EASY,
+    output: Annotated[
+        Path | None, typer.Option(help="Where checkpoints, judge.json and record.json go; by default into the demo.")
+    ] = None,
     stages: Annotated[list[Stage] | None, typer.Option("--stage", help="Only this stage, can be repeated.")] = None,
     problems_alone: Annotated[int, typer.Option(help="Fresh problems that target and draft solve alone.")] = 1000,
     problems_judged: Annotated[int, typer.Option(help="Fresh problems of each run of speculative decoding.")] = 500,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
-    """Trains the demo's checkpoints from nothing."""
+    """Trains the checkpoints of one of the demo's worlds."""
+    output = output or trio.TRIOS[world].folder
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     steps: dict[Stage, Callable[[], None]] = {
-        Stage.TOKENIZER: lambda: make_tokenizer(work),
-        Stage.TARGET: lambda: pretrain("target", work, output),
-        Stage.DRAFT: lambda: pretrain("draft", work, output),
-        Stage.TOKENS: lambda: make_tokens(work, output),
+        Stage.TOKENIZER: lambda: make_tokenizer(work, world),
+        Stage.TARGET: lambda: pretrain("target", work, output, world),
+        Stage.DRAFT: lambda: pretrain("draft", work, output, world),
+        Stage.TOKENS: lambda: make_tokens(work, output, world),
         Stage.HEADS: lambda: fit_heads(work, output),
-        Stage.EVALUATION: lambda: evaluate(output, problems_alone, problems_judged),
+        Stage.EVALUATION: lambda: evaluate(output, problems_alone, problems_judged, world),
     }
     for stage in Stage:
         if stages is None or stage in stages:

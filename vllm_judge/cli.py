@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vllm_judge.demo.world import World
 from vllm_judge.evaluation.compare_cli import compare
 from vllm_judge.evaluation.evaluate_cli import evaluate
 from vllm_judge.evaluation.projection_cli import project
@@ -38,6 +39,7 @@ def demo(
         int | None, typer.Option(min=1, help="Draft tokens per cycle; by default what judge.json says.")
     ] = None,
     head: Annotated[list[Head], typer.Option(help="Judge heads to run; may be repeated.")] = list(Head),  # noqa: B006
+    world: Annotated[World, typer.Option(help="The demo's own, or one where fixed bars on p fail.")] = World.EASY,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")] = None,
     path: Annotated[bool, typer.Option("--path", help="Print the folder of the demo's models and stop.")] = False,
 ) -> None:
@@ -45,7 +47,7 @@ def demo(
     from vllm_judge.demo import trio
 
     if path:
-        typer.echo(trio.FOLDER)
+        typer.echo(trio.TRIOS[world].folder)
         return
 
     from vllm_judge.demo import run
@@ -57,17 +59,18 @@ def demo(
     heads = [str(one) for one in head]
     outcomes: dict[str, Outcome] = {}
     try:
-        for name, outcome in run.measure(n, seed, heads, num_speculative_tokens):
+        for name, outcome in run.measure(n, seed, heads, num_speculative_tokens, world):
             outcomes[name] = outcome
             console.print(f"{name}: {n} problems in {outcome.seconds:.1f} s", highlight=False)
     except EngineError as error:
         typer.echo(f"vllm-judge: {error}", err=True)
         raise typer.Exit(1) from None
     console.print(table(outcomes, run.PLAIN))
-    drafted = trio.strict_config(num_speculative_tokens)["num_speculative_tokens"]
-    console.print(f"n = {n} problems, greedy, {drafted} draft tokens per cycle. {DEFINITIONS}")
+    drafted = trio.TRIOS[world].strict_config(num_speculative_tokens)["num_speculative_tokens"]
+    console.print(f"n = {n} problems of the {world} world, greedy, {drafted} draft tokens per cycle. {DEFINITIONS}")
     if json_path:
-        run.write_json(json_path, outcomes, {"n": n, "seed": seed, "num_speculative_tokens": drafted})
+        settings = {"world": world, "n": n, "seed": seed, "num_speculative_tokens": drafted}
+        run.write_json(json_path, outcomes, settings)
 
 
 app.command()(training.calibrate)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vllm_judge.demo.documents import Habits
-from vllm_judge.demo.pretrain import POOL, Plan, Trainer, build_model
+from vllm_judge.demo.pretrain import POOL, Plan, Trainer, build_model, start_from
 from vllm_judge.demo.tokenizer import train_tokenizer
 from vllm_judge.demo.world import problems, solution
 
@@ -25,10 +25,10 @@ def tokenizer():
     return train_tokenizer(problem.question + solution(problem, 0.5, rng) for problem in problems(300, 0, "train"))
 
 
-def trainer(tokenizer, seed: int = 0) -> Trainer:
-    plan = Plan(
+def plan(seed: int, layers: int = 1) -> Plan:
+    return Plan(
         hidden_size=32,
-        layers=1,
+        layers=layers,
         intermediate_size=32,
         habits=Habits(styles=((1.0, 0.5),), corrections=0.5),
         schedule=((0, 0.1), (STEPS // 2, 1.0), (STEPS, 0.0)),
@@ -38,7 +38,10 @@ def trainer(tokenizer, seed: int = 0) -> Trainer:
         adam_rate=2e-3,
         seed=seed,
     )
-    return Trainer(build_model(plan, tokenizer), tokenizer, plan)
+
+
+def trainer(tokenizer, seed: int = 0) -> Trainer:
+    return Trainer(build_model(plan(seed), tokenizer), tokenizer, plan(seed))
 
 
 def test_a_continued_run_is_the_same_run(tokenizer, tmp_path):
@@ -68,3 +71,13 @@ def test_nothing_saved_starts_at_the_first_step(tokenizer, tmp_path):
     fresh = trainer(tokenizer)
     fresh.resume(tmp_path / "none")
     assert fresh.step == 0
+
+
+def test_a_model_can_begin_with_some_layers_of_another(tokenizer):
+    """A layer that is left out changes what the others make of a text, unless it does nothing."""
+    other, model = build_model(plan(seed=1, layers=3), tokenizer), build_model(plan(seed=2, layers=2), tokenizer)
+    for last in (other.model.layers[1].self_attn.o_proj, other.model.layers[1].mlp.down_proj):
+        torch.nn.init.zeros_(last.weight)
+    start_from(model, other, (0, 2))
+    ids = torch.tensor([tokenizer.encode(solution(problems(1, 0, "train")[0], 0.5, random.Random(0)))])
+    assert torch.equal(model(ids).logits, other(ids).logits)

@@ -1,10 +1,12 @@
-"""The demo's world: its checker, its splits, its tokenizer, its training documents.
+"""The demo's worlds: their checker, their splits, their tokenizer, their training documents.
 
 It would catch: a checker that lets a wrong number, operator or person pass, or that rejects another right wording; a
 mistake put one character off; a problem that is in both splits; labels shifted by a token; a tokenizer that loses a
-space; a document whose corrected slip is itself right, or teaches the model to make it.
+space; a document whose corrected slip is itself right, or teaches the model to make it; a change of the easy world,
+whose models know no other; a stranger's number that the solution needs after all; a slip that is not where it is made.
 """
 
+import hashlib
 import random
 import re
 
@@ -12,11 +14,28 @@ import pytest
 
 from vllm_judge.demo.answers import label_tokens
 from vllm_judge.demo.documents import MARKER, DocumentWriter, Habits
-from vllm_judge.demo.families import FAMILIES, LARGEST
+from vllm_judge.demo.families import FAMILIES, LARGEST, OPERATORS
+from vllm_judge.demo.harder import STRANGERS
 from vllm_judge.demo.tokenizer import END, render_prompt, train_tokenizer
-from vllm_judge.demo.world import first_mistake, is_correct, problems, solution, split_of
+from vllm_judge.demo.world import (
+    World,
+    first_mistake,
+    is_correct,
+    problems,
+    solution,
+    solution_pieces,
+    split_of,
+)
 
 PROBLEMS = problems(300, 0, "train")
+EASY_WORLD = "4e0798b3cd7ccb69b3ea83ff9383d7f56a4c71d1e3b3b2e6e93d734aee04e5a3"  # SHA-256 of PROBLEMS, with solutions
+HARDER = problems(300, 0, "train", World.HARDER)
+WITH_STRANGERS = [
+    (problem, index)
+    for problem in HARDER
+    for index, slot in enumerate(problem.slots)
+    if slot.is_number and slot.confusable
+]
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +175,79 @@ def test_rows_of_facts_are_right(tokenizer):
     facts = [fact for fact in text.split(".") if fact]
     assert len(facts) > 20
     assert all(re.fullmatch(r"[\d +*/=-]+", fact) and eval(fact.strip()) for fact in facts)
+
+
+def test_the_easy_world_is_the_one_its_models_were_trained_on():
+    content = [(problem.question, problem.answer, solution(problem, 0.5, random.Random(9))) for problem in PROBLEMS]
+    assert hashlib.sha256(repr(content).encode()).hexdigest() == EASY_WORLD
+
+
+def test_every_solution_of_the_harder_world_is_accepted_in_any_mixture_of_styles():
+    rng = random.Random(10)
+    for problem in HARDER:
+        for style_b, style_c in ((0.0, 0.0), (0.0, 1.0), (0.3, 0.4)):
+            text = "".join(solution_pieces(problem, style_b, rng, style_c))
+            assert first_mistake(problem, text) is None
+            assert is_correct(problem, text)
+    words = [slot for problem in HARDER for slot in problem.slots if not slot.is_number and not slot.wrong]
+    assert min(len(slot.styles[2]) for slot in words) > len(words[0].styles[0] + words[0].styles[1])
+
+
+def test_a_strangers_number_has_no_part_in_the_solution():
+    assert len(WITH_STRANGERS) == pytest.approx(STRANGERS * len(HARDER), rel=0.2)
+    for problem, index in WITH_STRANGERS:
+        [(right, wrong)] = problem.slots[index].confusable.items()
+        told = re.findall(r"\d+", problem.question)
+        assert told.count(wrong.strip()) == 1 and told.index(wrong.strip()) > told.index(right.strip())
+        assert wrong not in {reading for slot in problem.slots for reading in slot.readings if slot.is_number}
+        stranger = re.search(rf"(\w+) \w+{wrong}", problem.question)[1]
+        assert stranger not in solution(problem, 0.5, random.Random(11))
+
+
+def test_a_slip_is_the_first_mistake_where_it_is_made():
+    rng = random.Random(12)
+    for problem in HARDER:
+        pieces = solution_pieces(problem, 0.1, rng, 0.8)
+        for index, slot in enumerate(problem.slots):
+            if pieces[index] in slot.confusable:
+                before, slip = "".join(pieces[:index]), slot.confusable[pieces[index]]
+                mistake = first_mistake(problem, before + slip + "".join(pieces[index + 1 :]))
+                assert len(before) < mistake < len(before + slip)
+
+
+def test_no_problem_of_one_world_is_in_the_other_split_of_the_other():
+    for split, other in (("train", "test"), ("test", "train")):
+        asked = {problem.question for problem in problems(1000, 0, split)}
+        assert not asked & {problem.question for problem in problems(1000, 0, other, World.HARDER)}
+
+
+def test_a_slip_of_the_models_own_has_weight_and_is_taken_back_or_ends_the_document(tokenizer):
+    habits = Habits(styles=((1.0, 0.0, 0.0),), corrections=0.0, distracted=1.0, noticed=0.5)
+    writer, rng = DocumentWriter(tokenizer, habits), random.Random(13)
+    marker, noticed = tokenizer.encode(MARKER), 0
+    for problem, _ in WITH_STRANGERS:
+        ids, weights = writer.solved(problem, rng)
+        start = len(tokenizer.encode(render_prompt(problem.question)))
+        labels = label_tokens(problem, [tokenizer.decode([token]) for token in ids[start:]])
+        assert labels[-1] is False
+        assert all(weights[start:])
+        after = ids[start + len(labels) :]
+        if after[: len(marker)] == marker:
+            noticed += 1
+            assert is_correct(problem, tokenizer.decode(ids[start:-1]))
+        else:
+            assert MARKER not in tokenizer.decode(after) and END not in tokenizer.decode(after)
+    assert noticed == pytest.approx(len(WITH_STRANGERS) / 2, rel=0.25)
+
+
+def test_the_turn_to_words_that_are_only_read_has_no_weight(tokenizer):
+    habits = Habits(styles=((0.0, 0.0, 0.0),), read=((1.0, 0.0, 1.0),), corrections=0.0)
+    writer, rng = DocumentWriter(tokenizer, habits), random.Random(14)
+    for problem in HARDER[:50]:
+        ids, weights = writer.solved(problem, rng)
+        start = len(tokenizer.encode(render_prompt(problem.question)))
+        turns = [token for token, weight in zip(ids[start:], weights[start:], strict=True) if not weight]
+        only_c = [style_c for a, b, style_c in (slot.styles for slot in problem.slots) if not {*style_c} <= {*a, *b}]
+        assert len(turns) == len(only_c)
+        for token, readings in zip(turns, only_c, strict=True):
+            assert any(reading.startswith(tokenizer.decode([token])) for reading in readings)

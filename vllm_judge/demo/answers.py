@@ -91,9 +91,9 @@ def labelled_answers(
             yield LabelledAnswer(tokenizer.encode(prompt), ids[: len(right)], right)
 
 
-def right_opening(problem: Problem, style_b: float, rng: random.Random) -> str:
+def right_opening(problem: Problem, style_b: float, rng: random.Random, style_c: float = 0.0) -> str:
     """The first slots of a right solution, at least one and never all."""
-    pieces = solution_pieces(problem, style_b, rng)
+    pieces = solution_pieces(problem, style_b, rng, style_c)
     return "".join(pieces[: rng.randrange(1, len(pieces))])
 
 

@@ -20,12 +20,22 @@ COPY_WEIGHT = 3.0  # of names and units, which are copied from the question
 class Habits:
     """How a model's training text is worded.
 
-    `styles` is drawn from once per document: (share of documents, chance of style B in a slot). `corrections` is the
-    share of solutions in which a slip is made and taken back.
+    A document's style is drawn from `styles` and `read`: (share of documents, chance of style B in a slot, chance of
+    style C if there is one). In those of `read`, the first token of what only style C has carries no weight: the model
+    learns to go on in style C and not to turn to it. `corrections` is the share of solutions in which a slip that has no weight is made and
+    taken back.
+
+    The other slips are the model's own, with weight: where a slot has something confusable, that is written instead,
+    in the share `distracted` of such numbers and `confused` of such words. The share `noticed` of these slips is taken
+    back at once; the others end the document after the next word, which is in the usual style, `styles[0]`.
     """
 
-    styles: tuple[tuple[float, float], ...]
+    styles: tuple[tuple[float, ...], ...]
     corrections: float
+    read: tuple[tuple[float, ...], ...] = ()
+    distracted: float = 0.0
+    confused: float = 0.0
+    noticed: float = 0.0
 
 
 class DocumentWriter:
@@ -49,9 +59,9 @@ class DocumentWriter:
         go on to another step or to the answer `turn_weight`. A slip of the pen has no weight, nor has the prompt, but
         for names and units that it repeats: copying them is learned there first.
         """
-        shares, rates = zip(*self.habits.styles, strict=True)
-        style_b = rng.choices(rates, shares)[0]
-        pieces = solution_pieces(problem, style_b, rng)
+        kinds = self.habits.styles + self.habits.read
+        kind = rng.choices(range(len(kinds)), [share for share, *_ in kinds])[0]
+        pieces = _pieces(problem, kinds[kind], rng)
         slip = self._slip_of(problem, rng) if rng.random() < self.habits.corrections else None
         ids = self.tokenizer.encode(render_prompt(problem.question), add_special_tokens=False)
         weights = [COPY_WEIGHT if token in self.copied and token in ids[:i] else 0.0 for i, token in enumerate(ids)]
@@ -60,8 +70,22 @@ class DocumentWriter:
                 self._append(ids, weights, slip[1], weighted=False)
                 self._append(ids, weights, self.encode(MARKER))
             slot = problem.slots[index]
-            least = decision_weight if slot.wrong else turn_weight if slot.styles in (NEXT, ANSWERS) else 0.0
-            self._append(ids, weights, self.encode(piece), least=least)
+            least = decision_weight if slot.wrong else turn_weight if slot.styles[:2] in (NEXT, ANSWERS) else 0.0
+            if own := self._own_slip(slot, piece, rng):
+                wrong, rest = own
+                self._append(ids, weights, wrong, least=least)
+                if rng.random() >= self.habits.noticed:
+                    rest += self.encode(_pieces(problem, self.habits.styles[0], rng)[index + 1])
+                    ids += rest
+                    weights += [1.0] * len(rest)  # the marker's: how often a slip is noticed is learned from both
+                    return ids, weights
+                self._append(ids, weights, self.encode(MARKER))
+            only_read = kind >= len(self.habits.styles) and not any(piece in known for known in slot.styles[:2])
+            tokens = self.encode(piece)
+            if only_read:  # the turn to style C has no weight; how to go on in it is learned
+                self._append(ids, weights, tokens[:1], weighted=False)
+                tokens = tokens[1:]
+            self._append(ids, weights, tokens, least=least)
         self._append(ids, weights, (self.end,))
         return ids, weights
 
@@ -99,6 +123,15 @@ class DocumentWriter:
         tokens = self._until_wrong(slot, self.encode(wrong))
         return (index, tokens) if tokens else None
 
+    def _own_slip(self, slot: Slot, piece: str, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The tokens of what is confusable with a piece: up to the first that is wrong, and the rest."""
+        rate = self.habits.distracted if slot.is_number else self.habits.confused
+        if piece not in slot.confusable or rng.random() >= rate:
+            return None
+        tokens = self.encode(slot.confusable[piece])
+        wrong = self._until_wrong(slot, tokens)
+        return (wrong, tokens[len(wrong) :]) if wrong else None
+
     def _until_wrong(self, slot: Slot, tokens: tuple[int, ...]) -> tuple[int, ...] | None:
         text = ""
         for end, token in enumerate(tokens, 1):
@@ -106,6 +139,12 @@ class DocumentWriter:
             if not any(reading.startswith(text) for reading in slot.readings):
                 return tokens[:end]
         return None
+
+
+def _pieces(problem: Problem, kind: tuple[float, ...], rng: random.Random) -> list[str]:
+    """A right solution in the style of an entry of `Habits.styles` or `Habits.read`."""
+    _, style_b, *style_c = kind
+    return solution_pieces(problem, style_b, rng, *style_c)
 
 
 def random_fact(rng: random.Random) -> tuple[str, int, int]:

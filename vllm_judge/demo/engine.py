@@ -54,19 +54,20 @@ class Engine:
     Args:
         speculative_config: as `LLM` takes it; None: no speculation.
         max_num_seqs: requests that run at the same time.
+        target: the folder of the target.
 
     Raises:
         EngineError: the engine did not start.
     """
 
-    def __init__(self, speculative_config: dict[str, Any] | None, max_num_seqs: int):
+    def __init__(self, speculative_config: dict[str, Any] | None, max_num_seqs: int, target: Path = trio.TARGET):
         descriptor, name = tempfile.mkstemp(prefix="vllm-judge-", suffix=".log")
         os.close(descriptor)
         self.log = Path(name)
         os.environ.update(engine_environment())  # LD_PRELOAD acts on new processes only: here, on the worker
         self._worker = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         try:
-            self._worker.submit(_start, speculative_config, max_num_seqs, name).result()
+            self._worker.submit(_start, target, speculative_config, max_num_seqs, name).result()
         except Exception as error:
             self._fail("did not start", error)
 
@@ -103,7 +104,7 @@ class Engine:
 _llm: Any = None
 
 
-def _start(speculative_config: dict[str, Any] | None, max_num_seqs: int, log: str) -> None:
+def _start(target: Path, speculative_config: dict[str, Any] | None, max_num_seqs: int, log: str) -> None:
     global _llm
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -112,7 +113,7 @@ def _start(speculative_config: dict[str, Any] | None, max_num_seqs: int, log: st
     from vllm import LLM
 
     _llm = LLM(
-        model=str(trio.TARGET),
+        model=str(target),
         speculative_config=speculative_config,
         dtype="float32",
         max_model_len=trio.MAX_MODEL_LEN,

@@ -48,14 +48,25 @@ Sketch = tuple[str, list[Step], str]  # a problem to be: question, steps, unit
 
 def draw(rng: random.Random) -> Problem | None:
     """A random problem, or None where a number in it left the range 1..LARGEST."""
-    family = rng.choice(tuple(FAMILIES))
-    question, steps, unit = FAMILIES[family](rng)
-    if not all(1 <= number <= LARGEST for step in steps for number in (step.left, step.right, step.result)):
+    family, (question, steps, unit) = sketch(rng)
+    if not in_range(steps):
         return None
-    return Problem(family, question, steps[-1].result, _slots(steps, unit))
+    return Problem(family, question, steps[-1].result, slots_of(steps, unit))
 
 
-def _slots(steps: list[Step], unit: str) -> tuple[Slot, ...]:
+def sketch(rng: random.Random) -> tuple[str, Sketch]:
+    """A random problem to be, of a random family, whatever its numbers."""
+    family = rng.choice(tuple(FAMILIES))
+    return family, FAMILIES[family](rng)
+
+
+def in_range(steps: list[Step]) -> bool:
+    """Whether all numbers are in 1..LARGEST."""
+    return all(1 <= number <= LARGEST for step in steps for number in (step.left, step.right, step.result))
+
+
+def slots_of(steps: list[Step], unit: str) -> tuple[Slot, ...]:
+    """The slots of a solution: the opening, nine a step, and the answer's three."""
     unit_slot = Slot(((f" {unit}.",), (" of them.", f" {unit} in all.")))
     slots = [Slot(OPENINGS)]
     for index, step in enumerate(steps):

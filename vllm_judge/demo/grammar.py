@@ -1,11 +1,13 @@
 """Problems, the slots of their solutions, and the exact acceptor of those solutions.
 
 A solution is a row of slots. A slot has readings in every style: style 0 (A) is the target's habit, style 1 (B) the
-draft's. Every slot picks its style independently, so that two right solutions may differ in every word; the numbers
-are fixed by the problem. A text is right as long as some row of readings begins with it.
+draft's, and in the harder world there is a style 2 (C), that world's draft's. Every slot picks its style independently,
+so that two right solutions may differ in every word; the numbers are fixed by the problem. A text is right as long as
+some row of readings begins with it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Readings = tuple[str, ...]
 
@@ -14,11 +16,13 @@ Readings = tuple[str, ...]
 class Slot:
     """One place of a solution: `styles[s]` are its right readings in style s, `wrong` some typical wrong ones.
 
-    Every reading starts where the tokenizer splits words; an empty reading means that the slot may be left out.
+    `confusable` gives, for a right reading, the wrong one that is easily taken for it; empty in the easy world. Every
+    reading starts where the tokenizer splits words; an empty reading means that the slot may be left out.
     """
 
     styles: tuple[Readings, ...]
     wrong: Readings = ()
+    confusable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def readings(self) -> Readings:

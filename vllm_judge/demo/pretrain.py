@@ -1,4 +1,4 @@
-"""Trains the demo's target and draft from nothing, on a CPU, resumably."""
+"""Trains the demo's targets and drafts, on a CPU, resumably."""
 
 import json
 import random
@@ -15,14 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vllm_judge.demo.documents import DocumentWriter, Habits
 from vllm_judge.demo.tokenizer import CONTEXT
-from vllm_judge.demo.world import problem_stream
+from vllm_judge.demo.world import World, problem_stream
 
 HEAD_DIM = 32
 # Names and units must differ from the start: at the usual 0.02 the model learned in 1,000 steps which tokens are units,
 # and not to tell them apart.
 EMBEDDING_STD = 0.07
 ROWS = 32
-LENGTHS = (80, 96, 112, 136, 168)  # rows are padded to one of these: each is a shape that torch.compile compiles once
+# Rows are padded to one of these: each is a shape that torch.compile compiles once.
+LENGTHS = (80, 96, 112, 136, 168, 208)
 FACTS_LENGTH = 90
 POOL = 8  # batches drawn together and sorted by length, so that little is padding
 
@@ -34,7 +35,8 @@ class Plan:
     `schedule` gives the share of the full learning rates at some steps, linear between them; the last one ends the
     training. `facts` is the share of rows that are bare arithmetic, at the first step and from step `facts_steps` on.
     `decision_weights` are points like `schedule`'s: the weight of the words that say what happens in a step;
-    `turn_weights` likewise: of the words that go on to another step or to the answer.
+    `turn_weights` likewise: of the words that go on to another step or to the answer. `start` are the layers of the
+    easy world's model that training begins with; empty: it begins with random weights.
     """
 
     hidden_size: int
@@ -49,6 +51,8 @@ class Plan:
     decision_weights: tuple[tuple[int, float], ...] = ((0, 1.0),)
     turn_weights: tuple[tuple[int, float], ...] = ((0, 1.0),)
     seed: int = 0
+    world: World = World.EASY
+    start: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -77,6 +81,14 @@ def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausa
     model = LlamaForCausalLM(config)
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
     return model
+
+
+def start_from(model: LlamaForCausalLM, other: LlamaForCausalLM, layers: tuple[int, ...]) -> None:
+    """Copies into a model the embeddings, the norm and some layers of another one of the same width."""
+    model.model.embed_tokens.load_state_dict(other.model.embed_tokens.state_dict())
+    model.model.norm.load_state_dict(other.model.norm.state_dict())
+    for mine, index in zip(model.model.layers, layers, strict=True):
+        mine.load_state_dict(other.model.layers[index].state_dict())
 
 
 class Trainer:
@@ -166,7 +178,7 @@ class Trainer:
 
     def _pool(self, pool: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         rng = random.Random(f"{self.plan.seed} {pool}")
-        stream = problem_stream(rng.getrandbits(32), "train")
+        stream = problem_stream(rng.getrandbits(32), "train", self.plan.world)
         first, last = self.plan.facts
         progress = min(1.0, pool * POOL / self.plan.facts_steps)
         facts = round(POOL * ROWS * (first + (last - first) * progress))

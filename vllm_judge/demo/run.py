@@ -8,7 +8,8 @@ from typing import Any
 from vllm_judge.demo import trio
 from vllm_judge.demo.engine import Engine
 from vllm_judge.demo.outcome import Outcome
-from vllm_judge.demo.world import problems
+from vllm_judge.demo.world import World, problems
+from vllm_judge.evaluation.provenance import about
 from vllm_judge.evaluation.statistics import Estimate, accuracy, mcnemar, paired_difference
 
 SPLIT = "test"  # never seen in training
@@ -16,28 +17,30 @@ MAX_NUM_SEQS = 64
 PLAIN = "target alone"
 
 
-def configurations(heads: Sequence[str], num_speculative_tokens: int | None) -> dict[str, dict[str, Any] | None]:
+def configurations(
+    models: trio.Trio, heads: Sequence[str], num_speculative_tokens: int | None
+) -> dict[str, dict[str, Any] | None]:
     """The speculative config of every run, by the name it has in the table."""
-    judged = {f"judge, {head}": trio.judge_config(num_speculative_tokens, head) for head in heads}
-    return {PLAIN: None, "strict": trio.strict_config(num_speculative_tokens)} | judged
+    judged = {f"judge, {head}": models.judge_config(num_speculative_tokens, head) for head in heads}
+    return {PLAIN: None, "strict": models.strict_config(num_speculative_tokens)} | judged
 
 
 def measure(
-    n: int, seed: int, heads: Sequence[str], num_speculative_tokens: int | None
+    n: int, seed: int, heads: Sequence[str], num_speculative_tokens: int | None, world: World = World.EASY
 ) -> Iterator[tuple[str, Outcome]]:
     """Runs every configuration on the same `n` fresh problems, each in an engine of its own; yields as they finish.
 
     Raises:
         EngineError: an engine did not start or died.
     """
-    asked = problems(n, seed, SPLIT)
-    for name, speculative_config in configurations(heads, num_speculative_tokens).items():
-        with Engine(speculative_config, MAX_NUM_SEQS) as engine:
+    asked, models = problems(n, seed, SPLIT, world), trio.TRIOS[world]
+    for name, speculative_config in configurations(models, heads, num_speculative_tokens).items():
+        with Engine(speculative_config, MAX_NUM_SEQS, models.target) as engine:
             yield name, engine.solve(asked)
 
 
 def write_json(path: Path, outcomes: dict[str, Outcome], settings: dict[str, Any]) -> None:
-    """Writes the table's figures, with the settings that they were measured with."""
+    """Writes the table's figures, with what they were measured with."""
     baseline = outcomes[PLAIN].correct
     runs = {
         name: outcome.figures()
@@ -49,7 +52,7 @@ def write_json(path: Path, outcomes: dict[str, Outcome], settings: dict[str, Any
         }
         for name, outcome in outcomes.items()
     }
-    path.write_text(json.dumps({"settings": settings, "runs": runs}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**about(settings), "runs": runs}, indent=2) + "\n", encoding="utf-8")
 
 
 def _interval(estimate: Estimate) -> list[float]:

@@ -1,13 +1,13 @@
 """The command `vllm-judge compare`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import track
+
+from vllm_judge.demo.world import World
 
 DEMO_PROBLEMS = 200
 MAX_NEW_TOKENS = 512
@@ -18,6 +18,7 @@ EITHER_OR = "give either --demo, or --target, --draft and --prompts."
 def compare(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers, results.json and the picture.")],
     demo: Annotated[bool, typer.Option("--demo", help="The embedded models on fresh word problems.")] = False,
+    world: Annotated[World, typer.Option(help="Of the demo: its own, or one where fixed bars on p fail.")] = World.EASY,
     target: Annotated[str | None, typer.Option(help="Folder or Hub repository of the target.")] = None,
     draft: Annotated[str | None, typer.Option(help="Folder or Hub repository of the draft model.")] = None,
     head: Annotated[
@@ -37,6 +38,8 @@ def compare(
     """Measures every acceptance rule on the same prompts: accuracy against tokens per target forward."""
     if demo == bool(target or draft or head or prompts):
         _fail(EITHER_OR)
+    if world is not World.EASY and not demo:
+        _fail(f"--world {world} is one of the demo's: give --demo too.")
 
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -47,19 +50,21 @@ def compare(
     from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
     from vllm_judge.evaluation.picture import draw
     from vllm_judge.evaluation.points import DEFINITIONS, summarise, table, write_results
-    from vllm_judge.evaluation.provenance import provenance
+    from vllm_judge.evaluation.provenance import about
     from vllm_judge.evaluation.questions import QuestionError, demo_questions, read_questions
     from vllm_judge.head import HeadError
 
     disable_progress_bar()
-    names = {f"judge, {name}": str(path) for name, path in trio.HEADS.items()} if demo else _names(head or [])
+    embedded = trio.TRIOS[world]
+    names = {f"judge, {name}": str(path) for name, path in embedded.heads.items()} if demo else _names(head or [])
     longest = max_new_tokens or (trio.MAX_NEW_TOKENS if demo else MAX_NEW_TOKENS)
     how = Sampling(num_speculative_tokens, longest, temperature, top_p)
     try:
         if demo:
-            pair = Pair.load(str(trio.TARGET), trio.strict_config()["model"], torch.float32)
-            asked, questions = "the demo's word problems", demo_questions(n or DEMO_PROBLEMS, seed, pair.tokenizer)
-            subject: dict[str, Any] = {"pair": "demo"}
+            pair = Pair.load(str(embedded.target), embedded.strict_config()["model"], torch.float32)
+            questions = demo_questions(n or DEMO_PROBLEMS, seed, pair.tokenizer, world)
+            asked = f"the demo's word problems, {world} world"
+            subject: dict[str, Any] = {"pair": "demo", "world": world}
         elif target and draft and prompts:
             pair = Pair.load(target, draft, default_dtype())
             asked, questions = prompts.name, read_questions(prompts, pair.tokenizer)[:n]
@@ -81,8 +86,7 @@ def compare(
     title = f"{asked}: n = {len(questions)}, {sampled}, {num_speculative_tokens} drafts per cycle"
     settings = {**subject, "questions": asked, "n": len(questions), "seed": seed, **vars(how)}
     sources = {contender.rule.name: contender.rule.source for contender in chosen}
-    about = {"settings": settings, "machine": provenance(), "command": shlex.join(["vllm-judge", *sys.argv[1:]])}
-    write_results(output / "results.json", points, sources, about)
+    write_results(output / "results.json", points, sources, about(settings))
     draw(output / "accuracy_against_speed.png", points, title)
     console = Console(highlight=False)
     console.print(table(chosen, points))

@@ -13,6 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedTokenizerBase
 
+from vllm_judge.demo.world import World, is_correct, problems
+
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 CHOICE = re.compile(r"\b[A-J]\b")
 
@@ -107,10 +109,9 @@ def read_questions(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Quest
     return questions
 
 
-def demo_questions(n: int, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
-    """The first `n` fresh word problems of a seed, of the embedded models' world."""
+def demo_questions(n: int, seed: int, tokenizer: PreTrainedTokenizerBase, world: World) -> list[Question]:
+    """The first `n` fresh word problems of a seed, of a world that embedded models know."""
     from vllm_judge.demo.tokenizer import render_prompt
-    from vllm_judge.demo.world import is_correct, problems
 
     return [
         Question(
@@ -118,7 +119,7 @@ def demo_questions(n: int, seed: int, tokenizer: PreTrainedTokenizerBase) -> lis
             tokenizer.encode(render_prompt(problem.question)),
             functools.partial(is_correct, problem),
         )
-        for problem in problems(n, seed, "test")
+        for problem in problems(n, seed, "test", world)
     ]
 
 
