@@ -1,4 +1,9 @@
-"""TokenCourt's commands against a real vLLM: its server and its offline engine, with a tiny random chat model."""
+"""TokenCourt's commands against a real vLLM: a server and the offline engine with a tiny random chat model, and the
+demo's target and draft, whose answers an exact checker reads.
+
+It would catch: an answer that is lost or asked for twice, a mined label that depends on batching, prefix caching or a
+kill, a draft token taken from the place beside its own.
+"""
 
 import json
 import os
@@ -12,13 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import CPU, RUNNERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vllm_judge.demo import trio
+from vllm_judge.demo.world import Problem, first_mistake, is_correct, problems
 from vllm_judge.tokencourt import records
-from vllm_judge.tokencourt.court import Message, read_court
-from vllm_judge.tokencourt.questions import Question, Split
+from vllm_judge.tokencourt.court import Answer, Message, Verdict, read_court
+from vllm_judge.tokencourt.label.answers import final_number
+from vllm_judge.tokencourt.questions import Check, Question, Split
 
 START_SECONDS = 240
 QUESTIONS = 6
@@ -114,3 +123,110 @@ def test_the_offline_engine_answers_what_is_missing(talker, questions):
     said = vllm_judge(*command, *options)
     assert f"{2 * QUESTIONS - 5} answers added" in said and "5 were there" in said
     assert sorted(court.read_bytes().splitlines(keepends=True)) == sorted(whole)
+
+
+PROBLEMS = 40
+KEPT_AT_LEAST = 12  # lines, at the kill
+DRAFT = trio.FOLDER / "draft"
+
+
+def mining(questions: Path, court: Path) -> list[str | Path]:
+    # Blocks short enough that the prefix cache has some of these answers.
+    options = {"dtype": "float32", "enforce_eager": True, "max_model_len": trio.MAX_MODEL_LEN, "block_size": 32}
+    engine = json.dumps(options)
+    command = [BIN / "vllm-judge", "label", "mine", questions, "-o", court, "--target", trio.TARGET, "--draft", DRAFT]
+    command += ["--engine", engine, "--draft-engine", engine, "--max-tokens", str(trio.MAX_NEW_TOKENS)]
+    return [*command, "--concurrency", "8"]
+
+
+def search_alone(problem: Problem) -> list[str]:
+    """AutoJudge's algorithm 1 in transformers, without a batch or a cache between its steps.
+
+    Returns:
+        the answer up to and with each important token, then the final answer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(trio.TARGET)
+    target, draft = (LlamaForCausalLM.from_pretrained(name, dtype="float32").eval() for name in (trio.TARGET, DRAFT))
+    chat = [{"role": "user", "content": problem.question}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+
+    def finish(beginning: list[int]) -> list[int]:
+        ids = torch.tensor([[*prompt, *beginning]])
+        room = trio.MAX_NEW_TOKENS - len(beginning)
+        written = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False)
+        return written[0, len(prompt) :].tolist()
+
+    def text(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    answer, place, important = finish([]), 0, []
+    with torch.inference_mode():
+        while place < len(answer):
+            [logits] = draft(torch.tensor([[*prompt, *answer]])).logits
+            token = int(logits[len(prompt) + place - 1].argmax())
+            if token not in (answer[place], tokenizer.eos_token_id):
+                other = finish([*answer[:place], token])
+                if final_number(text(other)) == final_number(text(answer)):
+                    answer = other
+                else:
+                    important.append(text([*answer[:place], token]))
+            place += 1
+    return [*important, text(answer)]
+
+
+def right_so_far(problem: Problem, text: str) -> bool:
+    return first_mistake(problem, text) in (None, len(text))
+
+
+def test_mining_survives_a_kill_and_agrees_with_the_search_alone_and_with_the_exact_checker(tmp_path):
+    path, court = tmp_path / "questions.jsonl", tmp_path / "mined.jsonl"
+    asked = {f"p/{number}": problem for number, problem in enumerate(problems(PROBLEMS, 0, "test"))}
+    records.write(
+        path,
+        [
+            Question(
+                id=id,
+                messages=[Message(role="user", content=problem.question)],
+                split=Split.train,
+                reference=str(problem.answer),
+                check=Check.number,
+            )
+            for id, problem in asked.items()
+        ],
+    )
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(mining(path, court), env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + START_SECONDS
+    while not (court.exists() and court.read_bytes().count(b"\n") >= KEPT_AT_LEAST):
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail((tmp_path / "log").read_text()[-3000:])
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = court.read_bytes()
+    # What a power cut leaves: a question that has some of its lines, the last of them in part.
+    os.truncate(court, len(kept) - 20)
+    whole = kept[: kept.rfind(b"\n", 0, len(kept) - 20) + 1]
+    said = vllm_judge(*mining(path, court)[1:], "--compare-naive", "1")
+    assert "One by one, without: 1 questions in " in said and " times as fast" in said
+    assert court.read_bytes().startswith(whole)
+
+    answers = read_court(court)
+    by_problem: dict[str, list[Answer]] = {id: [] for id in asked}
+    for answer in answers:
+        by_problem[answer.id.split("#")[0]].append(answer)
+    mined = {id: found for id, found in by_problem.items() if found[-1].verdict == Verdict.right}
+    assert len(mined) >= 0.9 * PROBLEMS
+    with_mistakes = [id for id, found in mined.items() if len(found) > 1]
+    for id in (*with_mistakes[:2], with_mistakes[-1]):  # from before the kill, and from behind it
+        assert [answer.answer for answer in mined[id]] == search_alone(asked[id])
+    assert all(is_correct(asked[id], found[-1].answer) for id, found in mined.items())
+    # A slip that the target takes back ("45 wait, 46") changes no final answer: behind one the checker has no say.
+    first = [
+        (first_mistake(asked[id], answer.answer), answer.mistake)
+        for id, found in mined.items()
+        for answer in found[:-1]
+        if right_so_far(asked[id], answer.answer[: answer.mistake.start])
+    ]
+    agreed = [mistake is not None and span.start <= mistake < span.end for mistake, span in first]
+    assert len(agreed) >= 8 and sum(agreed) >= 0.9 * len(agreed)

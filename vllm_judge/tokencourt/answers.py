@@ -39,21 +39,25 @@ class Job:
 
     def answer(self, text: str, finish_reason: str | None) -> Answer:
         """The finished job."""
-        reference = self.question.reference
         return Answer(
             id=self.id,
             messages=self.question.messages,
             answer=text,
             model=self.model,
-            metadata={
-                "question": self.question.id,
-                "split": self.question.split.value,
-                "temperature": self.temperature,
-                "finish_reason": finish_reason,
-                **({} if reference is None else {"reference": reference}),
-                **({"check": self.question.check.value} if self.question.check else {}),
-            },
+            metadata=metadata_of(self.question, self.temperature, finish_reason),
         )
+
+
+def metadata_of(question: Question, temperature: float, finish_reason: str | None) -> dict[str, Any]:
+    """What an answer's `metadata` says of the question, and of how the answer came about."""
+    return {
+        "question": question.id,
+        "split": question.split.value,
+        "temperature": temperature,
+        "finish_reason": finish_reason,
+        **({} if question.reference is None else {"reference": question.reference}),
+        **({"check": question.check.value} if question.check else {}),
+    }
 
 
 @dataclass(frozen=True)

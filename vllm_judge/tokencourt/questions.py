@@ -1,4 +1,4 @@
-"""Questions: ARC, Alpaca, GSM8K, any Hugging Face dataset, or a JSONL file."""
+"""Questions: ARC, Alpaca, GSM8K, any Hugging Face dataset, a JSONL file, or the demo's own."""
 
 import hashlib
 import json
@@ -115,7 +115,7 @@ def plain(question: str, reference: str | None, check: Check | None) -> Callable
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset whose layout is known: its name and configuration on the Hub."""
+    """A dataset whose layout is known: its name and configuration on the Hub; the demo makes its own."""
 
     name: str
     config: str | None
@@ -126,17 +126,23 @@ KNOWN = {
     "gsm8k": KnownDataset("openai/gsm8k", "main", gsm8k),
     "arc": KnownDataset("allenai/ai2_arc", "ARC-Challenge", arc),
     "alpaca": KnownDataset("tatsu-lab/alpaca", None, alpaca),
+    "demo": KnownDataset("demo", None, plain("question", "answer", Check.number)),
 }
 
 
 def rows_of(source: str, config: str | None, split: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a JSONL file, or of a dataset (a folder or a name on the Hub).
+    """The rows of a JSONL file, of a dataset (a folder or a name on the Hub), or of the demo.
 
     Raises:
         QuestionError: there is no such file or dataset, or it cannot be read.
     """
     if source.endswith((".jsonl", ".json")):
         yield from _json_rows(Path(source))
+        return
+    if source == "demo":
+        from vllm_judge.demo import court as demo
+
+        yield from demo.rows(config, split)
         return
     try:
         from datasets import load_dataset

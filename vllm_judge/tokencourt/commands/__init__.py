@@ -17,9 +17,13 @@ T = TypeVar("T")
 CourtFile = Annotated[Path, typer.Argument(metavar="FILE", help="A court.jsonl.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 EndpointUrl = Annotated[str, typer.Option(help="OpenAI-compatible endpoint, such as http://localhost:8000/v1.")]
+Questions = Annotated[Path, typer.Argument(metavar="QUESTIONS", help="Questions, as `court questions` writes them.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens that one reply may have.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests under way at a time.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that one request may take.")]
+EngineOptions = Annotated[
+    str, typer.Option(help="Options of vLLM's LLM as JSON, such as '{\"tensor_parallel_size\": 4}'.")
+]
 Retries = Annotated[int, typer.Option(min=0, help="Repetitions of a request that failed.")]
 
 

@@ -8,8 +8,10 @@ import typer
 from vllm_judge.tokencourt.commands import (
     Concurrency,
     CourtFile,
+    EngineOptions,
     MaxTokens,
     Output,
+    Questions,
     Retries,
     Timeout,
     json_object,
@@ -66,7 +68,7 @@ def questions(
 @app.command()
 @one_sentence
 def answers(
-    file: Annotated[Path, typer.Argument(metavar="QUESTIONS", help="Questions, as `court questions` writes them.")],
+    file: Questions,
     output: Output,
     model: Annotated[list[str], typer.Option(help="Who answers; may be repeated.")],
     endpoint: Annotated[
@@ -78,9 +80,7 @@ def answers(
     concurrency: Concurrency = 16,
     timeout: Timeout = 120.0,
     retries: Retries = 5,
-    engine: Annotated[
-        str, typer.Option(help="Options of vLLM's LLM as JSON, such as '{\"tensor_parallel_size\": 4}'.")
-    ] = "{}",
+    engine: EngineOptions = "{}",
 ) -> None:
     """Has models answer questions; run again, it goes on where it stopped."""
     from vllm_judge.tokencourt import records

@@ -1,8 +1,8 @@
-"""`vllm-judge label`: by the final answer, by a model, by people, or brought along from elsewhere."""
+"""`vllm-judge label`: by the final answer, by a model, by people, or brought along; more in the files beside this."""
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,14 +17,15 @@ from vllm_judge.tokencourt.commands import (
     one_sentence,
     report_failures,
 )
+from vllm_judge.tokencourt.commands.function import function
+from vllm_judge.tokencourt.commands.mine import mine
 from vllm_judge.tokencourt.errors import CourtError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 app = typer.Typer(no_args_is_help=True)
 import_app = typer.Typer(no_args_is_help=True)
 app.add_typer(import_app, name="import", help="Brings labels along that others published.")
+app.command()(mine)
+app.command()(function)
 
 
 @app.callback()
@@ -96,6 +97,7 @@ def annotate(
     from vllm_judge.tokencourt.annotate.store import Notebook
     from vllm_judge.tokencourt.court import read_court
     from vllm_judge.tokencourt.label.llm import needs_label
+    from vllm_judge.tokencourt.tokenizer import load_tokenizer
 
     try:
         import uvicorn
@@ -107,7 +109,7 @@ def annotate(
     shown = [answer for answer in read_court(file) if every or needs_label(answer)]
     if not shown:
         raise CourtError(f"every answer in {file} is labelled already: --all shows them all the same.")
-    cutter = _load_tokenizer(tokenizer) if tokenizer else None
+    cutter = load_tokenizer(tokenizer) if tokenizer else None
     notebooks = {name: Notebook(file, name) for name in dict.fromkeys(annotator)}
     allowed = LOCAL_HOSTS if host in LOCAL_HOSTS else ("*",)
     page = annotation_app(file, shown, notebooks, cutter, allowed)
@@ -170,24 +172,13 @@ def autojudge(
     from vllm_judge.tokencourt import records
     from vllm_judge.tokencourt.court import Verdict
     from vllm_judge.tokencourt.label.importers import import_autojudge
+    from vllm_judge.tokencourt.tokenizer import load_tokenizer
 
     skipped: Counter[str] = Counter()
-    loaded = _load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer)
     answers = [answer for path in files for answer in import_autojudge(path, loaded, skipped)]
     records.write(output, answers)
     wrong = sum(answer.verdict == Verdict.wrong for answer in answers)
     typer.echo(f"{len(answers)} answers in {output}: {len(answers) - wrong} right, {wrong} with an important token.")
     for reason, count in skipped.items():
         typer.echo(f"  {count} important tokens left out: {reason}")
-
-
-def _load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CourtError(f"the tokenizer {name} cannot be loaded: {str(error).splitlines()[0]}") from None
-    if not tokenizer.is_fast:
-        raise CourtError(f"{name} is no fast tokenizer: only those tell where tokens lie in a text.")
-    return tokenizer

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
 from vllm_judge.tokencourt.errors import CourtError
+from vllm_judge.tokencourt.label.mismatches import Mismatch, important_answers, text_of
 
 STEP_SEPARATOR = "\n\n"
 
@@ -149,17 +150,16 @@ def _from_mismatches(
     header_end: int,
     skipped: Counter[str],
 ) -> Iterator[Answer]:
-    def text_of(tokens: list[int]) -> str:
-        return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
-
     begin = len(ids) - ids[::-1].index(header_end)
-    messages = _messages(text_of(ids[:begin]))
-    while begin < len(ids) and text_of(ids[begin : begin + 1]).isspace():
+    messages = _messages(str(tokenizer.decode(ids[:begin], clean_up_tokenization_spaces=False)))
+    while begin < len(ids) and text_of(ids[begin : begin + 1], tokenizer).isspace():
         begin += 1  # the chat template's line breaks
     special = set(tokenizer.all_special_ids)
     end = next((i for i in range(begin, len(ids)) if ids[i] in special), len(ids))
+    answer = ids[begin:end]
     common: dict[str, Any] = {"messages": messages, "model": "autojudge", "labelled_by": "autojudge"}
-    yield Answer(id=f"{name}/final", answer=text_of(ids[begin:end]), verdict=Verdict.right, **common)
+    yield Answer(id=f"{name}/final", answer=text_of(answer, tokenizer), verdict=Verdict.right, **common)
+    mismatches = []
     for position, important, target_token, draft_token in record.changed_token_indices:
         if not important:
             continue
@@ -168,20 +168,8 @@ def _from_mismatches(
             continue
         if ids[position] != target_token:
             raise ImportFileError(f"{name}: the sequence does not hold the target's token at position {position}.")
-        before, answer = text_of(ids[begin:position]), text_of([*ids[begin:position], draft_token])
-        if not answer.startswith(before) or "\ufffd" in answer[len(before) :] or answer == before:
-            skipped["the token is a part of a character"] += 1
-            continue
-        mistake = Span(start=len(before), end=len(answer))
-        yield Answer(
-            id=f"{name}/{position}",
-            answer=answer,
-            verdict=Verdict.wrong,
-            mistake=mistake,
-            labelled_from=mistake.start,
-            metadata={"instead_of": text_of([target_token])},
-            **common,
-        )
+        mismatches.append(Mismatch(position - begin, important, target_token, draft_token))
+    yield from important_answers(name, answer, mismatches, tokenizer, skipped, **common)
 
 
 def _messages(prompt: str) -> list[Message]:
