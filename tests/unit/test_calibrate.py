@@ -74,10 +74,10 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def calibrate(world: Path, max_accuracy_drop: float) -> tuple[int, str]:
+def calibrate(world: Path, max_accuracy_drop: float, *more: object) -> tuple[int, str]:
     command = ["calibrate", world / "questions.jsonl", "--head", world / "head", "-o", world / "answers"]
     command += ["--target", world / "target", "--draft", world / "draft", "--max-accuracy-drop", max_accuracy_drop]
-    command += ["--threshold", 0.7, "--threshold", 0.3, "--num-speculative-tokens", 4, "--max-new-tokens", 12]
+    command += ["--threshold", 0.7, "--threshold", 0.3, "--num-speculative-tokens", 4, "--max-new-tokens", 12, *more]
     result = CliRunner().invoke(app, [str(part) for part in command])
     return result.exit_code, result.output
 
@@ -102,6 +102,20 @@ def test_the_threshold_goes_into_the_head_with_the_evidence_for_it(world, monkey
         > calibration["points"][2]["tokens_per_forward"]["value"]
     )
     assert (world / "head" / "calibration.png").stat().st_size > 10_000
+
+
+def test_heads_are_measured_side_by_side_and_each_gets_its_own_threshold(world):
+    sure = JudgeHead(64, target_model="target", provenance={"method": "none"}).requires_grad_(False)
+    sure.bias.fill_(3.0)
+    sure.save_pretrained(world / "sure")
+    code, said = calibrate(world, 100.0, "--head", world / "sure")
+    assert code == 0, said
+    thresholds = [JudgeHead.from_pretrained(world / name).threshold for name in ("head", "sure")]
+    assert thresholds == [0.3, 0.3]
+    calibrations = [JudgeHead.from_pretrained(world / name).provenance["calibration"] for name in ("head", "sure")]
+    at_the_higher = [one["points"][2]["tokens_per_forward"]["value"] for one in calibrations]
+    assert at_the_higher[1] > at_the_higher[0], "only the sure head accepts anything at 0.7"
+    assert calibrations[0]["points"][0] == calibrations[1]["points"][0]
 
 
 def test_held_out_questions_are_asked_as_the_server_would_and_checked(world):

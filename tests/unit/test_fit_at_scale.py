@@ -22,7 +22,8 @@ from vllm_judge.training.choices import Features
 from vllm_judge.training.heads import fit_folder
 from vllm_judge.training.measure import QuestionBootstrap, rates_by_threshold
 from vllm_judge.training.problems import Problem, score
-from vllm_judge.training.selection import choose, weightings
+from vllm_judge.training.selection import choose, some_questions, weightings
+from vllm_judge.training.shards import Index, Settings
 from vllm_judge.training.table import TokenTable, load_table
 
 
@@ -82,9 +83,47 @@ def test_the_streamed_solver_solves_many_problems_as_scikit_learn_does_one_by_on
         assert np.corrcoef(found[:, number], expected[:, number])[0, 1] > 0.9999
 
 
-@pytest.mark.parametrize("in_memory_bytes", [0, 1 << 30], ids=["streamed", "in memory"])
-def test_the_head_on_disk_is_the_head_that_was_measured(directed, tmp_path, monkeypatch, in_memory_bytes):
+def test_directions_of_very_different_variance_need_few_passes():
+    """The k-th largest has 1 / k^3 of the variance; without coordinates of their own they take thousands of passes."""
+    generator = torch.Generator().manual_seed(0)
+    size, count = 96, 3000
+    rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=generator))
+    spread = torch.arange(1, size + 1) ** -1.5
+    whitened = torch.randn(count, size, generator=generator)
+    features = (whitened * spread) @ rotation
+    right = (whitened.sum(dim=1) > -10 + 3 * torch.randn(count, generator=generator)).numpy()
+    index = Index.model_construct(settings=Settings.model_construct(hidden_size=size - 4))
+    zeros = np.zeros(count, dtype=np.int64)
+    tokens = TokenTable(Path(), index, features[:, -4:].numpy(), right, zeros, zeros, zeros > 0, features)
+    problems = [
+        Problem(one, np.ones(count, dtype=np.float32), strength)
+        for one in (Features.both, Features.hidden)
+        for strength in (1e-3, 1.0)
+    ]
+    found = fit_streamed.solve(tokens, problems)
+    assert all(solution.converged for solution in found)
+    expected = fit_in_memory.solve(tokens, problems)
+    assert all(solution.converged for solution in expected)
+    np.testing.assert_allclose(score(tokens, found), score(tokens, expected), rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize("solver", [fit_in_memory, fit_streamed])
+def test_a_solver_that_gave_up_says_so(solver, directed, tmp_path, monkeypatch):
+    monkeypatch.setattr("vllm_judge.training.heads.IN_MEMORY_BYTES", (1 << 30) * (solver is fit_in_memory))
+    monkeypatch.setattr(solver, "MAX_ITERATIONS" if solver is fit_in_memory else "MAX_PASSES", 2)
+    result = CliRunner().invoke(app, ["train", "fit", str(directed), "-o", str(tmp_path)])
+    assert result.exit_code == 0 and "warning: the solver gave up before it came to the minimum" in result.output
+    assert "gave up" in (tmp_path / "README.md").read_text()
+
+
+# The last one cross-validates on a third of the training tokens, and fits on all of them from disk.
+SIZES = {"streamed": (0, 1 << 30), "in memory": (1 << 30, 1 << 30), "from disk": (0, 1600 * 4 * (HIDDEN + 4))}
+
+
+@pytest.mark.parametrize(("in_memory_bytes", "sample_bytes"), SIZES.values(), ids=SIZES)
+def test_the_head_on_disk_is_the_head_that_was_measured(directed, tmp_path, monkeypatch, in_memory_bytes, sample_bytes):
     monkeypatch.setattr("vllm_judge.training.heads.IN_MEMORY_BYTES", in_memory_bytes)
+    monkeypatch.setattr("vllm_judge.training.selection.SAMPLE_BYTES", sample_bytes)
     result = CliRunner().invoke(app, ["train", "fit", str(directed), "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "warning" not in result.output
@@ -127,12 +166,12 @@ def test_balanced_positions_leave_nothing_to_learn_where_only_position_counts(po
     assert balanced.choices[1].auc == pytest.approx(0.5, abs=0.05)
     assert balanced.chosen.auc.value == pytest.approx(0.5, abs=0.05)
     assert balanced.ablation[-1].auc.value == pytest.approx(0.5, abs=0.03)
-    assert balanced.warning
+    assert balanced.warnings
 
 
 def test_balanced_positions_still_find_what_there_is(directed):
     fitted = fit_folder(directed, Features.both, balance_positions=True)
-    assert fitted.chosen.auc.value > 0.98 and fitted.warning is None
+    assert fitted.chosen.auc.value > 0.98 and not fitted.warnings
 
 
 def test_knowing_questions_by_heart_gains_nothing_in_cross_validation(tmp_path):
@@ -144,6 +183,31 @@ def test_knowing_questions_by_heart_gains_nothing_in_cross_validation(tmp_path):
     train = ~tokens.held_out
     assert roc_auc_score(tokens.right[train], score(tokens, [by_heart])[train, 0]) > 0.75
     assert choice.auc < 0.65
+
+
+def test_a_threshold_means_the_same_whichever_weighting_was_chosen(directed, monkeypatch):
+    at_half = []
+    for name in ("labels balanced", "every token the same"):
+        monkeypatch.setattr(
+            "vllm_judge.training.heads.weightings", lambda *given, name=name: {name: weightings(*given)[name]}
+        )
+        fitted = fit_folder(directed, Features.both)
+        assert {choice.weighting for choice in fitted.choices} == {name}
+        at_half.append(next(rate for rate in fitted.rates if rate.threshold == 0.5))
+    assert at_half[0].accepts == pytest.approx(at_half[1].accepts, abs=0.02)
+    assert at_half[0].false_accepts == pytest.approx(at_half[1].false_accepts, abs=0.04)
+
+
+def test_cross_validation_of_a_large_folder_sees_whole_training_questions(directed, monkeypatch):
+    monkeypatch.setattr("vllm_judge.training.selection.SAMPLE_BYTES", 1600 * 4 * (HIDDEN + 4))
+    tokens = load_table(directed)
+    chosen = some_questions(tokens)
+    assert 1500 < chosen.sum() <= 1600 and not tokens.held_out[chosen].any()
+    assert not set(tokens.question[chosen]) & set(tokens.question[~chosen])
+    sample = tokens.in_memory(chosen)
+    assert len(sample) == chosen.sum() and np.array_equal(sample.right, tokens.right[chosen])
+    everything = torch.cat([block for _, block in tokens.blocks()])
+    assert torch.equal(torch.cat([block for _, block in sample.blocks()]), everything[torch.from_numpy(chosen)])
 
 
 def test_an_interval_is_over_questions_and_ties_count_half():

@@ -109,7 +109,11 @@ def test_killed_it_goes_on_and_makes_the_same_shards(untied, tmp_path):
         "is unfinished" in CliRunner().invoke(app, ["train", "fit", str(folder), "-o", str(tmp_path / "head")]).output
     )
 
+    missing = next(shard.file for shard in index.shards if shard.file not in done)
+    (folder / f".{missing}.part").write_bytes(b"what a kill in the middle of a shard leaves")
+
     assert extract(court, untied, folder)[0] == 0
+    assert {path.name for path in folder.iterdir()} == {"index.json", *(shard.file for shard in index.shards)}
     assert {name: (folder / name).stat().st_mtime_ns for name in done} == done
     assert extract(court, untied, tmp_path / "at-once")[0] == 0
     for shard in index.shards:

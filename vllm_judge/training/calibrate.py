@@ -1,6 +1,6 @@
 """A threshold from a promise: judged decoding of held-out questions, and the fastest threshold that keeps its word."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def held_out_questions(
 
 def _question(question: CourtQuestion, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> Question:
     messages = [message.model_dump() for message in question.messages]
-    prompt_ids = tokenizer.apply_chat_template(
+    prompt_ids: Any = tokenizer.apply_chat_template(
         messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
     )
     metadata = {"reference": question.reference, "check": question.check}
@@ -63,14 +63,14 @@ def _question(question: CourtQuestion, tokenizer: PreTrainedTokenizerBase, chat_
 
 def measure_thresholds(
     pair: Pair,
-    head: JudgeHead,
+    heads: Mapping[str, JudgeHead],
     questions: Sequence[Question],
     thresholds: Sequence[float],
     how: Sampling,
     folder: Path,
     track: Callable[[Sequence[Question]], Iterable[Question]],
 ) -> tuple[list[Contender], list[Point]]:
-    """Strict verification, and then the head at each threshold, on the same questions.
+    """Strict verification, and then each head, by its name, at each threshold, on the same questions.
 
     The decoder is the reference that both of vLLM's model runners are tested against. Answers are kept in `folder`:
     called again, it goes on where it stopped.
@@ -78,11 +78,12 @@ def measure_thresholds(
     Raises:
         TrainingError: the folder holds answers of other models or settings.
     """
-    rule = judge_rule("judge", head)
-    chosen = [Contender(all_rules()["strict"], {})]
-    chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
+    chosen = [Contender(all_rules()[compare.BASELINE], {})]
+    for name, head in heads.items():
+        rule = judge_rule(name, head)
+        chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
     try:
-        answers = AnswerFolder(folder, compare.identity(pair, {"judge": head}, how, seed=0))
+        answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
     except AnswersError as error:
         raise TrainingError(str(error)) from None
     measured = compare.measure(pair, questions, chosen, how, 0, answers, track)

@@ -44,7 +44,7 @@ before: mistakes come late, and a head that is no better has not learnt truth.{b
 | reads | all tokens | tokens the target would not have chosen | above position |
 |---|---|---|---|
 {rows}
-{warning}
+{warnings}
 ![ROC curves]({roc})
 ![By threshold]({thresholds})
 """
@@ -89,7 +89,7 @@ def head_card(head: JudgeHead) -> str:
         card += ABLATION.format(
             balanced=BALANCED if provenance["balance_positions"] else "",
             rows=_rows(ablation_cells(line) for line in provenance["ablation"]),
-            warning=f"\n**Warning: {provenance['warning']}**\n" if provenance["warning"] else "",
+            warnings="".join(f"\n**Warning: {warning}**\n" for warning in provenance["warnings"]),
             roc=ROC,
             thresholds=THRESHOLDS,
         )

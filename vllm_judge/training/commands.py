@@ -60,7 +60,7 @@ def hidden_states(
         dtype=dtype,
         store=store,
         max_length=options.get("max_model_len"),
-        chat_template=chat_template and chat_template.read_text(encoding="utf-8"),
+        chat_template=chat_template.read_text(encoding="utf-8") if chat_template else None,
         after=AfterMistake.wrong if wrong_after_mistake else AfterMistake.ignored,
         held_out=held_out,
     )
@@ -97,8 +97,8 @@ def fit(
     console.print(ablation_table(fitted))
     console.print(rates_table(fitted))
     typer.echo(f"{output}: a head that reads {features}, default threshold {head.threshold:g}.")
-    if fitted.warning:
-        typer.echo(f"vllm-judge: warning: {fitted.warning}", err=True)
+    for warning in fitted.warnings:
+        typer.echo(f"vllm-judge: warning: {warning}", err=True)
 
 
 @one_sentence
@@ -109,7 +109,10 @@ def calibrate(
     ],
     target: Annotated[str, typer.Option(help="Folder or repository of the target.")],
     draft: Annotated[str, typer.Option(help="Folder or repository of the draft model.")],
-    head: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the judge head.")],
+    head: Annotated[
+        list[Path],
+        typer.Option(exists=True, file_okay=False, help="Folder of a judge head; several are measured side by side."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the answers.")],
     max_accuracy_drop: Annotated[
         float, typer.Option(min=0.0, help="Percentage points below strict verification, at the 95% interval's end.")
@@ -120,10 +123,11 @@ def calibrate(
     limit: Annotated[int | None, typer.Option(min=1, help="Ask so many held-out questions at most.")] = None,
     chat_template: ChatTemplate = None,
 ) -> None:
-    """Picks a head's threshold by a promise, with judged decoding of held-out questions; goes on where it stopped."""
+    """Picks heads' thresholds by a promise, with judged decoding of held-out questions; goes on where it stopped."""
     from rich.console import Console
     from rich.progress import track
 
+    from vllm_judge.evaluation.compare import BASELINE
     from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
     from vllm_judge.evaluation.points import table
     from vllm_judge.head import HeadError
@@ -133,18 +137,19 @@ def calibrate(
         measure_thresholds,
         write_threshold,
     )
+    from vllm_judge.training.errors import TrainingError
 
     try:
         pair = Pair.load(target, draft, default_dtype())
-        judge = pair.load_head(str(head))
+        heads = {str(folder): pair.load_head(str(folder)) for folder in head}
     except (HeadError, OSError, PairError) as error:
         raise CourtError(str(error)) from None
-    template = chat_template and chat_template.read_text(encoding="utf-8")
+    template = chat_template.read_text(encoding="utf-8") if chat_template else None
     asked = held_out_questions(questions, pair.tokenizer, template)[:limit]
     how = Sampling(num_speculative_tokens, max_new_tokens)
     contenders, points = measure_thresholds(
         pair,
-        judge,
+        heads,
         asked,
         threshold,
         how,
@@ -152,8 +157,17 @@ def calibrate(
         lambda these: track(these, "questions", console=Console(stderr=True)),
     )
     Console().print(table(contenders, points))
-    chosen = choose_threshold(points, max_accuracy_drop)
     about = {"target": target, "draft": draft, **vars(how)}
-    calibrated = write_threshold(head, judge.cpu(), points, chosen, max_accuracy_drop, about)
-    typer.echo(calibrated.provenance["calibration"]["promise"])
-    typer.echo(f"{head}: the default threshold is {calibrated.threshold:g} now.")
+    refusals = []
+    for folder, judge in heads.items():
+        own = [point for point in points if point.rule in (BASELINE, folder)]
+        try:
+            chosen = choose_threshold(own, max_accuracy_drop)
+        except TrainingError as error:
+            refusals.append(f"{folder}: {error}")
+            continue
+        calibrated = write_threshold(Path(folder), judge.cpu(), own, chosen, max_accuracy_drop, about)
+        typer.echo(calibrated.provenance["calibration"]["promise"])
+        typer.echo(f"{folder}: the default threshold is {calibrated.threshold:g} now.")
+    if refusals:
+        raise TrainingError("\n".join(refusals))

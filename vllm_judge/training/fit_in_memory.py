@@ -1,9 +1,12 @@
 """Solves logistic regressions with scikit-learn, all features in memory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from warnings import catch_warnings
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -28,12 +31,14 @@ def solve(table: TokenTable, problems: Sequence[Problem]) -> list[Linear]:
             weights = problem.weights[used]
             fitted, read = weights > 0, columns(problem.features, hidden_size)
             regression = LogisticRegression(C=problem.strength, tol=GRADIENT_TOLERANCE, max_iter=MAX_ITERATIONS)
-            regression.fit(whitened[fitted, read], table.right[used][fitted], sample_weight=weights[fitted])
+            with catch_warnings(action="ignore", category=ConvergenceWarning):  # said where it matters: of the head
+                regression.fit(whitened[fitted, read], table.right[used][fitted], sample_weight=weights[fitted])
             coefficients = np.zeros(whitened.shape[1])
             coefficients[read] = regression.coef_[0]
-            solution = unwhitened(coefficients, regression.intercept_[0], scaler)
+            converged = regression.n_iter_[0] < MAX_ITERATIONS
+            solution = unwhitened(coefficients, regression.intercept_[0], scaler, converged)
             unread = np.zeros(table.hidden_size - hidden_size)
-            solutions.append(Linear(np.concatenate([unread, solution.weights]), solution.bias))
+            solutions.append(replace(solution, weights=np.concatenate([unread, solution.weights])))
             advance()
     return solutions
 

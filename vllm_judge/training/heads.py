@@ -1,7 +1,7 @@
 """From a folder of hidden states to a measured head, with the ablation that says what it learnt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,18 @@ from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.measure import QuestionBootstrap, ThresholdRates, rates_by_threshold
 from vllm_judge.training.position import position_balanced, position_score
 from vllm_judge.training.problems import Linear, Problem, score
-from vllm_judge.training.selection import Choice, Solver, choose, weightings
+from vllm_judge.training.selection import Choice, choose, some_questions, weightings
 from vllm_judge.training.table import TokenTable, load_table
 
-# Above so many bytes of features the streamed solver is used: it needs no memory, and is the faster one by then, since
-# its passes serve all regressions of the cross-validation at once.
-IN_MEMORY_BYTES = 256 << 20
+# Above so many bytes of features the solver that goes block by block is the faster one: its passes serve all
+# regressions of the cross-validation at once.
+IN_MEMORY_BYTES = 32 << 20
 # A head whose AUC is not above that of position by this much, at the interval's lower end, has not clearly beaten it.
 CLEARLY = 0.01
+UNCONVERGED = (
+    "the solver gave up before it came to the minimum: the figures are this head's own, measured as always, but a "
+    "better one may be had; compare --features hidden and --features evidence."
+)
 MIN_TOKENS = 10  # of each label in each split, below which no figure means anything
 
 
@@ -48,6 +52,7 @@ class FittedHead:
 
     Attributes:
         head: its threshold and provenance are not set yet.
+        converged: whether the solver came to the minimum.
         features: what `head` reads.
         balance_positions: whether tokens were weighed, in the fit and in every AUC, so that position tells nothing.
         choices: what cross-validation chose, for each set of features.
@@ -59,6 +64,7 @@ class FittedHead:
     """
 
     head: JudgeHead
+    converged: bool
     features: Features
     balance_positions: bool
     choices: list[Choice]
@@ -74,22 +80,24 @@ class FittedHead:
         return next(line for line in self.ablation if line.name == self.features)
 
     @property
-    def warning(self) -> str | None:
-        """What to say of a head that does not clearly beat position."""
+    def warnings(self) -> list[str]:
+        """What to say of a head that does not clearly beat position, or of a solver that gave up."""
+        said = [] if self.converged else [UNCONVERGED]
         beaten = self.chosen.over_position
         assert beaten is not None
         if beaten.low > CLEARLY:
-            return None
+            return said
         position = next(line for line in self.ablation if line.name == "position")
         advice = (
             "label more answers" if self.balance_positions else "fit with --balance-positions, or label more answers"
         )
-        return (
+        return [
+            *said,
             f"this head does not clearly beat a baseline that knows only a token's position in the answer: AUC "
             f"{self.chosen.auc.value:.3f} against {position.auc.value:.3f}, difference {beaten.value:+.3f} "
             f"(95% interval {beaten.low:+.3f} to {beaten.high:+.3f}). It may have learnt that mistakes come late: "
-            f"do not serve it; {advice}."
-        )
+            f"do not serve it; {advice}.",
+        ]
 
 
 def fit_folder(folder: Path, features: Features = Features.both, balance_positions: bool = False) -> FittedHead:
@@ -105,11 +113,10 @@ def fit_folder(folder: Path, features: Features = Features.both, balance_positio
     """
     table = load_table(folder)
     _refuse_too_few(table)
-    streamed = 4 * len(table) * (table.hidden_size + 4) > IN_MEMORY_BYTES
-    solve = fit_streamed.solve if streamed else fit_in_memory.solve
-    candidates = weightings(table, balance_positions)
-    choices = choose(table, solve, list(Features), candidates)
-    solutions = _solve_chosen(table, solve, choices, candidates)
+    sample = table.in_memory(some_questions(table))
+    choices = choose(sample, _solve, list(Features), weightings(sample, balance_positions))
+    everything = sample if len(sample) == np.count_nonzero(~table.held_out) else table
+    solutions = _solve_chosen(everything, choices, weightings(everything, balance_positions))
     fitted = score(table, [solutions[one] for one in Features])
     scores = {str(one): fitted[:, column] for column, one in enumerate(Features)}
     scores["position"] = position_score(table)
@@ -123,6 +130,7 @@ def fit_folder(folder: Path, features: Features = Features.both, balance_positio
     own = scores[features]
     return FittedHead(
         head=solutions[features].head(features, table.hidden_size),
+        converged=solutions[features].converged,
         features=features,
         balance_positions=balance_positions,
         choices=choices,
@@ -134,11 +142,28 @@ def fit_folder(folder: Path, features: Features = Features.both, balance_positio
     )
 
 
+def _solve(table: TokenTable, problems: Sequence[Problem]) -> list[Linear]:
+    in_memory = 4 * len(table) * (table.hidden_size + 4) <= IN_MEMORY_BYTES
+    return (fit_in_memory if in_memory else fit_streamed).solve(table, problems)
+
+
 def _solve_chosen(
-    table: TokenTable, solve: Solver, choices: Sequence[Choice], candidates: dict[str, np.ndarray]
+    table: TokenTable, choices: Sequence[Choice], candidates: dict[str, np.ndarray]
 ) -> dict[Features, Linear]:
     problems = [Problem(choice.features, candidates[choice.weighting], choice.strength) for choice in choices]
-    return {choice.features: solution for choice, solution in zip(choices, solve(table, problems), strict=True)}
+    solutions = zip(problems, _solve(table, problems), strict=True)
+    return {problem.features: _as_if_balanced(table, problem, solution) for problem, solution in solutions}
+
+
+def _as_if_balanced(table: TokenTable, problem: Problem, solution: Linear) -> Linear:
+    """The solution with the log-odds that it would have if both labels were as frequent as each other in the fit.
+
+    So a threshold means the same whichever weighting cross-validation chose (prior correction: King and Zeng,
+    "Logistic Regression in Rare Events Data", 2001, section 4.1).
+    """
+    rights = problem.weights[table.right].sum(dtype=np.float64)
+    wrongs = problem.weights[~table.right].sum(dtype=np.float64)
+    return replace(solution, bias=solution.bias - float(np.log(rights / wrongs)))
 
 
 def _ablation(

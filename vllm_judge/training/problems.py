@@ -38,10 +38,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Linear:
-    """A solution on raw features: score = weights . features + bias. weights [H + 4] fp64, 0 for unused columns."""
+    """A solution on raw features: score = weights . features + bias.
+
+    Attributes:
+        weights: [H + 4] fp64, 0 for unused columns.
+        bias: a number.
+        converged: whether the solver came to the minimum; else it gave up on the way.
+    """
 
     weights: np.ndarray
     bias: float
+    converged: bool
 
     def head(self, features: Features, hidden_size: int) -> JudgeHead:
         """The same as a judge head, which has no evidence weights where `features` has no evidence."""
@@ -58,10 +65,10 @@ def used_rows(problems: Sequence[Problem]) -> np.ndarray:
     return np.logical_or.reduce([problem.weights > 0 for problem in problems])
 
 
-def unwhitened(coefficients: np.ndarray, intercept: float, scaler: StandardScaler) -> Linear:
+def unwhitened(coefficients: np.ndarray, intercept: float, scaler: StandardScaler, converged: bool) -> Linear:
     """A solution on whitened features [H + 4] with the scaler folded in, so that it reads raw features."""
     weights = coefficients / scaler.scale_
-    return Linear(weights, float(intercept - weights @ scaler.mean_))
+    return Linear(weights, float(intercept - weights @ scaler.mean_), converged)
 
 
 def score(table: TokenTable, solutions: Sequence[Linear]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A fitted head written down: tables for the terminal, its folder with model card, figures and pictures."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def provenance(fitted: FittedHead) -> dict[str, Any]:
         "balance_positions": fitted.balance_positions,
         "ablation": [asdict(line) for line in fitted.ablation],
         "choices": [asdict(one) for one in fitted.choices],
-        "warning": fitted.warning,
+        "warnings": fitted.warnings,
         "hidden_states": settings.model_dump(mode="json"),
     }
 
@@ -95,7 +96,7 @@ def rates_table(fitted: FittedHead) -> Table:
     for tokens in ("", "\n(not the target's choice)"):
         for heading in ("right accepted", "mistakes accepted", "precision"):
             table.add_column(heading + tokens, justify="right")
-    elsewhere = fitted.rates_mismatch or [None] * len(fitted.rates)
+    elsewhere: Sequence[ThresholdRates | None] = fitted.rates_mismatch or [None] * len(fitted.rates)
     for everywhere, mismatch in zip(fitted.rates, elsewhere, strict=True):
         table.add_row(f"{everywhere.threshold:g}", *_cells(everywhere), *_cells(mismatch))
     return table

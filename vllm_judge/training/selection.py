@@ -15,6 +15,8 @@ from vllm_judge.training.problems import Linear, Problem, score
 from vllm_judge.training.table import TokenTable
 
 Solver = Callable[[TokenTable, Sequence[Problem]], list[Linear]]
+# Cross-validation sees so many bytes of features at most, in memory: whole questions, drawn at random.
+SAMPLE_BYTES = 2 << 30
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
 
@@ -34,6 +36,18 @@ class Choice:
     weighting: str
     strength: float
     auc: float
+
+
+def some_questions(table: TokenTable, seed: int = 0) -> np.ndarray:
+    """[N] bool: the tokens of training questions drawn at random, as many as SAMPLE_BYTES holds; all where it can."""
+    train = ~table.held_out
+    capacity = SAMPLE_BYTES // (4 * (table.hidden_size + table.evidence.shape[1]))
+    if train.sum() <= capacity:
+        return train
+    sizes = np.bincount(table.question[train])
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
+    drawn = order[sizes[order].cumsum() <= capacity]
+    return train & np.isin(table.question, drawn)
 
 
 def weightings(table: TokenTable, balance_positions: bool) -> dict[str, np.ndarray]:

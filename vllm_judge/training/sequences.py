@@ -17,13 +17,13 @@ NOTHING_LABELLED = "nothing in them is labelled"
 
 @dataclass(frozen=True)
 class LabelledSequence:
-    """One prompt with its answer, T tokens, of which N are labelled.
+    """One prompt with its answer as far as it is labelled, T tokens, of which N are labelled.
 
     Attributes:
         id: of the answer.
         question: see `question_key`; the same for all answers to a question.
         split: the question's.
-        ids: T token ids, the prompt's and then the answer's.
+        ids: T token ids, the prompt's and then the answer's, up to the last that is labelled.
         answer_start: where the answer begins in `ids`, at least 1.
         rows: N indices into `ids`, ascending: the labelled tokens.
         right: N labels; False is a mistake.
@@ -114,11 +114,12 @@ def _sequence(
     tokens = label_tokens(answer, tokenizer, after)
     prompt = _prompt(answer, tokenizer, chat_template)
     labelled = [i for i, label in enumerate(tokens.labels) if label != IGNORED]
+    needed = labelled[-1] + 1 if labelled else 0
     return LabelledSequence(
         id=answer.id,
         question=question_key(answer.messages),
         split=split_of(answer.messages, held_out),
-        ids=[*prompt, *tokens.ids],
+        ids=[*prompt, *tokens.ids[:needed]],
         answer_start=len(prompt),
         rows=[len(prompt) + i for i in labelled],
         right=[tokens.labels[i] == RIGHT for i in labelled],

@@ -1,6 +1,5 @@
 """Hidden states on disk: an index of what there is to be, and one safetensors file per shard, each whole or absent."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +151,7 @@ def write_index(folder: Path, index: Index) -> None:
                 f"{folder} holds hidden states of another run (different: {', '.join(differing)}): name another folder."
             )
         return
-    temporary = folder / f".{INDEX}.{os.getpid()}"
+    temporary = folder / f".{INDEX}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(index.model_dump_json())
@@ -167,7 +166,7 @@ def write_shard(folder: Path, shard: Shard, columns: Columns) -> None:
     Raises:
         TrainingError: it cannot be written, such as on a full disk; the shards before are kept.
     """
-    temporary = folder / f".{shard.file}.{os.getpid()}"
+    temporary = folder / f".{shard.file}.part"  # one name: what a kill leaves, the next run writes over
     try:
         save_file({name: tensor.contiguous() for name, tensor in vars(columns).items()}, temporary)
         temporary.replace(folder / shard.file)

@@ -47,7 +47,7 @@ class VllmSource:
         # Activation is normalisation here, and a head reads the state as it is.
         pooler = PoolerConfig(task="token_embed", use_activation=False)
         self._llm = LLM(target, dtype=dtype.value, runner="pooling", convert="embed", pooler_config=pooler, **engine)
-        self.dtype = self._llm.model_config.dtype
+        self.dtype: Any = self._llm.model_config.dtype  # resolved by now
 
     def hidden_states(self, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
         prompts: Any = [{"prompt_token_ids": ids} for ids in sequences]

@@ -1,7 +1,7 @@
 """Labelled tokens as a fit reads them: everything but the hidden states in memory, those block by block from disk."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ class TokenTable:
         position: [N] int32, place in the answer, from 0.
         question: [N] int64, a number for each question.
         held_out: [N] bool.
+        features: [N, H + 4] fp32, hidden states and then evidence, where they are in memory.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class TokenTable:
     position: np.ndarray
     question: np.ndarray
     held_out: np.ndarray
+    features: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.right)
@@ -57,15 +59,38 @@ class TokenTable:
             TrainingError: a shard is damaged.
         """
         step = max(1, BLOCK_BYTES // (4 * self.hidden_size))
+        if self.features is not None:
+            for start in range(0, len(self), step):
+                rows = slice(start, min(start + step, len(self)))
+                yield rows, self.features[rows]
+            return
         first = 0
         for shard in self.index.shards:
             with _open(self.folder, shard) as tensors:
                 stored = tensors.get_slice("hidden")
                 for start in range(0, shard.tokens, step):
                     stop = min(start + step, shard.tokens)
-                    hidden, rows = stored[start:stop].float(), slice(first + start, first + stop)
-                    yield rows, torch.cat([hidden, torch.from_numpy(self.evidence[rows])], dim=1)
+                    rows = slice(first + start, first + stop)
+                    features = torch.empty(stop - start, self.hidden_size + self.evidence.shape[1])
+                    features[:, : self.hidden_size] = stored[start:stop]
+                    features[:, self.hidden_size :] = torch.from_numpy(self.evidence[rows])
+                    yield rows, features
             first += shard.tokens
+
+    def in_memory(self, rows: np.ndarray) -> "TokenTable":
+        """The tokens that a mask [N] bool chooses, n of them, with features in memory: 4 * n * (H + 4) bytes.
+
+        Raises:
+            TrainingError: a shard is damaged.
+        """
+        features = torch.empty(int(rows.sum()), self.hidden_size + self.evidence.shape[1])
+        first = 0
+        for block_rows, block in self.blocks():
+            chosen = block[torch.from_numpy(rows[block_rows])]
+            features[first : first + len(chosen)] = chosen
+            first += len(chosen)
+        columns = ("evidence", "right", "position", "question", "held_out")
+        return replace(self, features=features, **{name: getattr(self, name)[rows] for name in columns})
 
 
 def load_table(folder: Path) -> TokenTable:

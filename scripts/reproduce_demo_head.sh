@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes the demo's judge heads anew, from questions to thresholds, by `vllm-judge` commands alone, and measures them
+# beside the shipped ones on questions that the new heads were not fitted on.
+#
+#   scripts/reproduce_demo_head.sh FOLDER [easy|harder]
+#
+# Started again with the same folder, it goes on where it stopped.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+if [ -d "$root/.venv" ]; then PATH="$root/.venv/bin:$PATH"; fi
+world="${2:-easy}"
+mkdir -p "$1"
+cd "$1"
+
+demo="$(vllm-judge demo --path --world "$world")"
+ln -sfn "$demo/target" target
+ln -sfn "$demo/draft" draft
+export VLLM_LOGGING_LEVEL=WARNING VLLM_CPU_KVCACHE_SPACE=1
+engine='"enforce_eager": true, "max_model_len": 512'
+# vLLM on CPU cannot cut the prompt of a request that has a seed.
+whole='"dtype": "float32", "enable_chunked_prefill": false, "max_num_batched_tokens": 8192'
+answers() { vllm-judge court answers questions.jsonl -o court.jsonl --max-tokens 192 --engine "{$engine, $whole}" "$@"; }
+
+# Questions, and answers as judge decoding meets them: the draft's, and some of the target's.
+vllm-judge court questions demo --config "$world" --limit 1500 -o questions.jsonl
+answers --model draft --temperature 0 --temperature 1
+answers --model target --temperature 1
+
+# Labels by the exact checker, hidden states, heads.
+vllm-judge label function court.jsonl vllm_judge.demo.court:label -o labelled.jsonl
+vllm-judge train hidden-states labelled.jsonl --target target --dtype float32 --engine "{$engine}" -o states
+vllm-judge train fit states -o new/judge
+vllm-judge train fit states -o new/judge-paper --features hidden
+
+# Thresholds, and what they are worth: the new heads beside copies of the shipped ones.
+mkdir -p shipped
+cp -r "$demo/judge" "$demo/judge-paper" shipped/
+vllm-judge calibrate questions.jsonl --target target --draft draft -o calibration --max-new-tokens 192 \
+  --head new/judge --head shipped/judge --head new/judge-paper --head shipped/judge-paper \
+  --threshold 0.5 --threshold 0.9 --max-accuracy-drop 4
