@@ -7,19 +7,13 @@ accepts none: what it costs over `strict` is what judging costs.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import vllm
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +21,7 @@ from vllm_judge.demo import trio
 from vllm_judge.demo.engine import Engine, EngineError
 from vllm_judge.demo.outcome import Outcome
 from vllm_judge.demo.world import problems
+from vllm_judge.evaluation.provenance import about
 
 STRICT_TOKENS = (1, 2, 4, 8, 16)
 JUDGE_TOKENS = (4, 8, 16)
@@ -91,23 +86,6 @@ def ratios(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    return {
-        "device": device,
-        "cpu": cpu.partition(":")[2].strip(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "vllm": vllm.__version__,
-        "vllm_judge": version("vllm-judge-decoding"),
-        "commit": commit or None,
-    }
-
-
 def table(runs: list[dict[str, Any]]) -> Table:
     shown = Table("mode", "drafts", "batch", "tokens/s", "problems/s", "accepted/cycle", "judge-only", "accuracy")
     for run in runs:
@@ -144,7 +122,7 @@ def main() -> None:
     console.print(f"Medians of {arguments.repetitions} repetitions, greedy, fp32.")
     if arguments.json:
         settings = {"n": arguments.n, "seed": arguments.seed, "repetitions": arguments.repetitions}
-        report = {"machine": machine(), "settings": settings, "runs": runs, "ratios of tokens_per_s": found}
+        report = about(settings) | {"runs": runs, "ratios of tokens_per_s": found}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -19,11 +19,13 @@ from vllm_judge.demo.outcome import Outcome
 from vllm_judge.evaluation.answers import Answer, Contender
 from vllm_judge.evaluation.points import summarise as summarise_points
 from vllm_judge.evaluation.points import write_results
+from vllm_judge.evaluation.provenance import provenance
 from vllm_judge.evaluation.replay import Verdicts
 from vllm_judge.evaluation.replay_summary import Replayed, summarise, write_json
 from vllm_judge.evaluation.replay_texts import Text
 from vllm_judge.evaluation.rules import all_rules
 
+MEASUREMENTS = Path(__file__).parents[2] / "docs" / "measurements"
 MACHINE = {"device": "a device", "commit": "0123abc"}
 OUTCOME = Outcome((True, True, False, True), 100, 2.0, cycles=10, drafted=40, accepted=25, judge_only=5)
 
@@ -55,12 +57,28 @@ def results(tmp_path: Path) -> Path:
     outcomes = {run.PLAIN: replace(OUTCOME, cycles=0), "strict": OUTCOME, "judge": faster}
     run.write_json(tmp_path / "demo.json", outcomes, {"n": 4, "seed": 0})
     figures = {name: outcome.figures() for name, outcome in outcomes.items()}
-    (tmp_path / "quickstart.json").write_text(json.dumps(figures))
+    served = {"plain": figures[run.PLAIN], "strict": figures["strict"], "judge": figures["judge"]}
+    (tmp_path / "quickstart.json").write_text(json.dumps(served))
     runs = [{"mode": "strict", "num_speculative_tokens": m, "batch": 1, **figures["strict"]} for m in (2, 4)]
     runs.append({"mode": "plain", "num_speculative_tokens": 0, "batch": 1, **figures[run.PLAIN]})
     ratios = [{"batch": 1, "best strict / plain": 1.0}]
     benchmark = {"machine": MACHINE, "settings": {"n": 4}, "runs": runs, "ratios of tokens_per_s": ratios}
     (tmp_path / "bench.json").write_text(json.dumps(benchmark))
+    level = {"concurrency": 4, "n": 8, "tokens_per_s": 100.0, "requests_per_s": 2.0, "goodput_per_s": None}
+    level |= {f"{name}_{at}": 12.5 for name in ("ttft_ms", "tpot_ms") for at in ("p50", "p99")}
+    level |= {"accepted_per_cycle": 3.0, "judge_only_share": 0.125}
+    serving = [{"mode": mode, **level} for mode in ("plain", "strict", "judge")]
+    about = {"settings": {"n": 8}, "machine": MACHINE, "command": "serve it", "quality": None}
+    ratios = [{"concurrency": 4, "tokens/s, judge / plain": 1.75}]
+    (tmp_path / "serve.json").write_text(json.dumps({**about, "serving": serving, "ratios": ratios}))
+    case = {"kind": "greedy", "accepted_by": "judge", "batch": 4, "num_drafts": 8, "vocab_size": 9, "hidden_size": 6}
+    cases = [{**case, "ours": {"bytes": 123_000_000}, "vllm": {"bytes": 99_000_000}}]
+    (tmp_path / "kernels.json").write_text(json.dumps({"settings": {}, "machine": MACHINE, "cases": cases}))
+    checked = CliRunner().invoke(
+        app,
+        ["project", "--check", str(MEASUREMENTS / "bench_offline_cpu.json"), "--json", str(tmp_path / "check.json")],
+    )
+    assert checked.exit_code == 0, checked.output
     given = ["--accepted", "6", "--num-speculative-tokens", "8", "--target-step", "20", "--draft-step", "2"]
     projected = CliRunner().invoke(app, ["project", *given, "--json", str(tmp_path / "projection.json")])
     assert projected.exit_code == 0, projected.output
@@ -82,17 +100,24 @@ def test_every_result_has_its_section_with_numbers_definitions_and_provenance(re
         "The embedded models in vLLM",
         "The embedded models served with vllm serve",
         "Speed of the embedded models in vLLM",
+        "Speed of vllm serve under load",
+        "Verification kernels",
         "Projected speed-up (not measured)",
+        "How far projections are off",
     ]
-    compared, replayed, demo, served, speed, projected = page.split("<h2 id=")[1:7]
+    compared, replayed, demo, served, speed, loaded, kernels, projected, checked = page.split("<h2 id=")[1:10]
     assert "88.9" in compared and "tokens per forward" in compared and "Wilson" in compared
     assert "33.3" in replayed and "replay it" in replayed
     assert "75.0" in demo and "McNemar" in demo
     assert "50" in served and "best strict / plain" in speed
+    assert "1.75" in loaded and "Quality was not measured" in loaded and "serve it" in loaded
+    assert "123.00" in kernels and "no time was measured" in kernels
     assert "6.00 are expected to be accepted" in projected
-    for section in (compared, replayed, speed):
+    assert "8B/405B in gpt-fast" in checked and "judge, 16 drafts, batch 1" in checked
+    for section in (compared, replayed, speed, loaded, kernels):
         assert "0123abc" in section
-    assert "not recorded" in demo
+    assert provenance()["torch"] in demo and "not recorded" not in demo
+    assert "not recorded" in served
 
 
 def test_the_page_needs_nothing_but_itself(results):

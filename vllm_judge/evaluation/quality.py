@@ -78,13 +78,21 @@ def measure(engine: Engine, tasks: TaskOptions, dials: Mapping[str, dict[str, An
         for dial in dials.values():  # what an engine does at a dial's first request only should cost nobody time
             _run(engine, manager, tasks, dial, limit=1)
         found = {name: _run(engine, manager, tasks, dial, tasks.limit) for name, dial in dials.items()}
-    judged = int(found[STRICT].counted.judge_only)
-    if judged:
-        raise EvaluationError(
-            f"the engine counted {judged} judge-only tokens while it was asked for strict verification only: "
-            "let nobody else use it during an evaluation."
-        )
+    refuse_judged(found[STRICT].counted)
     return found
+
+
+def refuse_judged(counted: Counters) -> None:
+    """Refuses what an engine counted during a strict run, if a judge accepted anything.
+
+    Raises:
+        EvaluationError: it did.
+    """
+    if counted.judge_only:
+        raise EvaluationError(
+            f"the engine counted {counted.judge_only:.0f} judge-only tokens while it was asked for strict verification "
+            "only: let nobody else use it during an evaluation."
+        )
 
 
 def _run(engine: Engine, manager: TaskManager, tasks: TaskOptions, dial: dict[str, Any], limit: int | None) -> Arm:

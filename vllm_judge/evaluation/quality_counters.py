@@ -58,5 +58,13 @@ class Counters:
             )
         return cls(*totals.values())
 
+    @classmethod
+    def none(cls) -> "Counters":
+        """Before anything was counted."""
+        return cls(*(0.0 for _ in SAMPLES))
+
+    def __add__(self, more: "Counters") -> "Counters":
+        return Counters(*(one + other for one, other in zip(astuple(self), astuple(more), strict=True)))
+
     def __sub__(self, earlier: "Counters") -> "Counters":
         return Counters(*(now - then for now, then in zip(astuple(self), astuple(earlier), strict=True)))

@@ -16,6 +16,8 @@ DEFINITIONS = {
     "minus_strict": "score minus strict verification's on the same documents, with a 95% bootstrap over documents",
     "mcnemar_p": "p value of McNemar's exact test that both are right equally often; only where a document is right or "
     "wrong",
+}
+SPEED_DEFINITIONS = {
     "tokens_per_s": "generated tokens by wall-clock seconds of the run, all requests together",
     "ms_per_token": "mean over requests of the milliseconds between two tokens of an answer, after the first "
     "(vllm:request_time_per_output_token_seconds)",
@@ -40,7 +42,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast an arm was, and how; see DEFINITIONS."""
+    """How fast an arm was, and how; see SPEED_DEFINITIONS."""
 
     tokens: int
     seconds: float
@@ -50,8 +52,8 @@ class Speed:
     judge_only_share: float
 
 
-def tables(scores: Sequence[Score], speeds: Mapping[str, Speed]) -> tuple[Table, Table]:
-    """Scores and speeds for a terminal."""
+def score_table(scores: Sequence[Score]) -> Table:
+    """For a terminal."""
     quality = Table("", "n", "score", "minus strict", "McNemar p", box=SIMPLE)
     heading = None
     for one in scores:
@@ -65,6 +67,11 @@ def tables(scores: Sequence[Score], speeds: Mapping[str, Speed]) -> tuple[Table,
             "" if one.arm == STRICT else _interval(one.minus_strict, "+"),
             "" if one.arm == STRICT or one.mcnemar_p is None else f"{one.mcnemar_p:.2g}",
         )
+    return quality
+
+
+def speed_table(speeds: Mapping[str, Speed]) -> Table:
+    """For a terminal."""
     fast = Table("", "tokens/s", "ms/token", "accepted/cycle", "judge only", box=SIMPLE)
     for name, run in speeds.items():
         fast.add_row(
@@ -74,7 +81,7 @@ def tables(scores: Sequence[Score], speeds: Mapping[str, Speed]) -> tuple[Table,
             f"{run.accepted_per_cycle:.2f}",
             f"{run.judge_only_share:.1%}",
         )
-    return quality, fast
+    return fast
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:

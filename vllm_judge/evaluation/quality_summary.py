@@ -10,7 +10,8 @@ import numpy as np
 
 from vllm_judge.evaluation.points import ratio
 from vllm_judge.evaluation.quality import Arm
-from vllm_judge.evaluation.quality_scores import DEFINITIONS, STRICT, Score, Speed
+from vllm_judge.evaluation.quality_counters import Counters
+from vllm_judge.evaluation.quality_scores import DEFINITIONS, SPEED_DEFINITIONS, STRICT, Score, Speed
 from vllm_judge.evaluation.statistics import accuracy, mcnemar, paired_difference
 
 
@@ -64,15 +65,15 @@ def _score(
 
 def speeds(arms: Mapping[str, Arm]) -> dict[str, Speed]:
     """Of each arm."""
-    return {name: _speed(arm) for name, arm in arms.items()}
+    return {name: speed(arm.counted, arm.seconds) for name, arm in arms.items()}
 
 
-def _speed(arm: Arm) -> Speed:
-    counted = arm.counted
+def speed(counted: Counters, seconds: float) -> Speed:
+    """Of answers that took `seconds`, and what the engine counted during them."""
     return Speed(
         tokens=int(counted.tokens),
-        seconds=arm.seconds,
-        tokens_per_s=counted.tokens / arm.seconds,
+        seconds=seconds,
+        tokens_per_s=counted.tokens / seconds,
         ms_per_token=1000 * counted.token_seconds / max(1, counted.requests),
         accepted_per_cycle=counted.accepted / max(1, counted.cycles),
         judge_only_share=counted.judge_only / max(1, counted.accepted),
@@ -86,8 +87,12 @@ def write(folder: Path, arms: Mapping[str, Arm], about: Mapping[str, Any]) -> No
         about: settings, machine and command, plain JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    speed = {name: asdict(one) for name, one in speeds(arms).items()}
-    report = {**about, "definitions": DEFINITIONS, "scores": [asdict(one) for one in scores(arms)], "speeds": speed}
+    report = {
+        **about,
+        "definitions": DEFINITIONS | SPEED_DEFINITIONS,
+        "scores": [asdict(one) for one in scores(arms)],
+        "speeds": {name: asdict(one) for name, one in speeds(arms).items()},
+    }
     (folder / "evaluate.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
         for name, arm in arms.items():

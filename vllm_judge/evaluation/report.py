@@ -12,13 +12,19 @@ import vllm_judge
 from vllm_judge.evaluation.answers import IDENTITY
 from vllm_judge.evaluation.page import render
 from vllm_judge.evaluation.report_engines import BenchmarkFile, DemoFile, QuickstartFile
-from vllm_judge.evaluation.report_projection import ProjectionFile
+from vllm_judge.evaluation.report_kernels import KernelsFile
+from vllm_judge.evaluation.report_mt_bench import MtBenchFile
+from vllm_judge.evaluation.report_projection import ProjectionCheckFile, ProjectionFile
 from vllm_judge.evaluation.report_quality import EvaluationFile
 from vllm_judge.evaluation.report_rules import ComparisonFile, ReplayFile
 from vllm_judge.evaluation.report_sections import Section
+from vllm_judge.evaluation.report_serving import ServingFile
 
-Result = ComparisonFile | EvaluationFile | ReplayFile | DemoFile | QuickstartFile | BenchmarkFile | ProjectionFile
-FORMS: tuple[type[Result], ...] = get_args(Result)  # in the order in which a page shows them
+# In the order in which a page shows them.
+Quality = ComparisonFile | EvaluationFile | MtBenchFile | ReplayFile
+Speed = DemoFile | QuickstartFile | BenchmarkFile | ServingFile | KernelsFile | ProjectionFile | ProjectionCheckFile
+Result = Quality | Speed
+FORMS: tuple[type[Result], ...] = get_args(Result)
 
 
 class ReportError(ValueError):

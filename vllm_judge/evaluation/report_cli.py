@@ -1,7 +1,5 @@
 """The command `vllm-judge report`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +15,7 @@ def report(
     ] = None,
 ) -> None:
     """Makes one self-contained HTML page of everything that was measured: pictures, tables, definitions, provenance."""
+    from vllm_judge.evaluation.provenance import command
     from vllm_judge.evaluation.report import ReportError, find, page
 
     try:
@@ -25,7 +24,7 @@ def report(
         typer.echo(f"vllm-judge: {error}", err=True)
         raise typer.Exit(1) from None
     path = output or folder / "report.html"
-    path.write_text(page(found, shlex.join(["vllm-judge", *sys.argv[1:]])), encoding="utf-8")
+    path.write_text(page(found, command()), encoding="utf-8")
     typer.echo(f"{path}: {', '.join(found.sections)}")
     if found.unknown:
         typer.echo(f"not shown, in no known form: {', '.join(found.unknown)}", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_judge.evaluation.page import picture
 from vllm_judge.evaluation.report_sections import Cell, Picture, Row, Section, Table, estimate, number, text
@@ -93,19 +93,27 @@ class DemoFile(BaseModel):
         )
 
 
-class QuickstartFile(RootModel[dict[str, Figures]]):
+class QuickstartFile(BaseModel):
     """What scripts/quickstart.py --json writes."""
 
-    root: dict[str, Figures] = Field(min_length=1)
+    settings: dict[str, Any] | None = None
+    machine: dict[str, Any] | None = None
+    command: str | None = None
+    plain: Figures
+    strict: Figures
+    judge: Figures
 
     def section(self) -> Section:
-        n = next(iter(self.root.values())).n
-        rows = [Row([text(name), *run.cells()]) for name, run in self.root.items()]
+        runs = {"plain": self.plain, "strict": self.strict, "judge": self.judge}
+        rows = [Row([text(name), *run.cells()]) for name, run in runs.items()]
         return Section(
             title="The embedded models served with vllm serve",
-            method=f"The same {n:g} fresh word problems over HTTP, greedy, timed as the client sees it.",
+            method=f"The same {self.plain.n:g} fresh word problems over HTTP, greedy, timed as the client sees it.",
             tables=[Table("One server after the other", ["server", *COLUMNS], rows)],
             definitions=DEFINITIONS,
+            settings=self.settings,
+            machine=self.machine,
+            command=self.command,
         )
 
 

@@ -1,10 +1,11 @@
-"""The section of a report on a projected speed-up: `vllm-judge project --json`."""
+"""Sections of a report on projected speed-ups, and on how far they were off: `vllm-judge project --json`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from vllm_judge.evaluation.report_sections import Row, Section, Table, number
+from vllm_judge.evaluation.projection_check import Check, StepTimes
+from vllm_judge.evaluation.report_sections import Row, Section, Table, number, text
 
 DEFINITIONS = {
     "speed_up": "tokens per second by those of the target without speculation, by the formula of docs/projection.md",
@@ -64,5 +65,53 @@ class ProjectionFile(BaseModel):
             tables=[Table("Projected, not measured", columns, rows)],
             definitions=DEFINITIONS,
             settings=self.model_dump(include={"target_step_ms", "draft_step_ms", "ridge_tokens", "overhead_ms"}),
+            command=self.command,
+        )
+
+
+class ProjectionCheckFile(BaseModel):
+    """What `vllm-judge project --check --json` writes."""
+
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    command: str | None = None
+    step_times: list[StepTimes] = Field(min_length=1)
+    checks: list[Check] = Field(min_length=1)
+
+    def section(self) -> Section:
+        checks = [
+            Row(
+                [
+                    text(one.source),
+                    text(one.case),
+                    number(one.known),
+                    number(one.projected),
+                    number(100 * one.error, "+.0f"),
+                ]
+            )
+            for one in self.checks
+        ]
+        times = [
+            Row([number(one.batch, "d"), number(one.target_ms), number(one.draft_ms), number(one.overhead_ms)])
+            for one in self.step_times
+        ]
+        return Section(
+            title="How far projections are off",
+            method="Speed-ups that are known beside their projections: published ones, and those of a benchmark of the "
+            "embedded models. The benchmark's step times are from its plain and strict runs, its acceptance from the "
+            "run of each mode with the most drafts; the times of judged runs are in no fit.",
+            tables=[
+                Table("Known and projected", ["source", "case", "known", "projected", "error in %"], checks),
+                Table("Step times of the benchmark, in ms", ["batch", "target", "draft token", "overhead"], times),
+            ],
+            definitions={
+                "known": "tokens per second by those of the target without speculation; the step of 8B/70B in ms",
+                "error": "projected by known, less 1",
+                "target": "time of a step without speculation",
+                "draft_token": "slope of a strict cycle's time over the number of drafts",
+                "overhead": "a strict cycle's time at no drafts, by the same line, less the target's step",
+            },
+            settings=self.settings,
+            machine=self.machine,
             command=self.command,
         )

@@ -1,5 +1,6 @@
 """The section of a report on an engine's quality: evaluate.json."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -24,7 +25,7 @@ class EvaluationFile(BaseModel):
             method=f"lm-eval's tasks on one engine ({self.settings['engine']}), once with strict verification and once "
             "judged, by the dial that every request carries. Answers to the same document are compared in pairs; time "
             "and counters are of the same runs.",
-            tables=[self._scores(), self._speeds()],
+            tables=[self._scores(), speed_table(self.speeds)],
             definitions=self.definitions,
             settings=self.settings,
             machine=self.machine,
@@ -49,18 +50,20 @@ class EvaluationFile(BaseModel):
         ]
         return Table("Quality, with 95% intervals", columns, rows)
 
-    def _speeds(self) -> Table:
-        columns = ["run", "tokens/s", "ms per token", "accepted per cycle", "judge only, % of accepted"]
-        rows = [
-            Row(
-                [
-                    text(name),
-                    number(run.tokens_per_s, ".1f"),
-                    number(run.ms_per_token),
-                    number(run.accepted_per_cycle),
-                    number(100 * run.judge_only_share, ".1f"),
-                ]
-            )
-            for name, run in self.speeds.items()
-        ]
-        return Table("Speed of the same runs", columns, rows)
+
+def speed_table(speeds: Mapping[str, Speed]) -> Table:
+    """How fast the runs were whose answers are compared."""
+    columns = ["run", "tokens/s", "ms per token", "accepted per cycle", "judge only, % of accepted"]
+    rows = [
+        Row(
+            [
+                text(name),
+                number(run.tokens_per_s, ".1f"),
+                number(run.ms_per_token),
+                number(run.accepted_per_cycle),
+                number(100 * run.judge_only_share, ".1f"),
+            ]
+        )
+        for name, run in speeds.items()
+    ]
+    return Table("Speed of the same runs", columns, rows)
