@@ -14,7 +14,7 @@ import pytest
 
 from vllm_judge.demo.answers import label_tokens
 from vllm_judge.demo.documents import MARKER, DocumentWriter, Habits
-from vllm_judge.demo.families import FAMILIES, LARGEST, OPERATORS
+from vllm_judge.demo.families import FAMILIES, LARGEST
 from vllm_judge.demo.harder import STRANGERS
 from vllm_judge.demo.tokenizer import END, render_prompt, train_tokenizer
 from vllm_judge.demo.world import (

@@ -22,8 +22,8 @@ class Habits:
 
     A document's style is drawn from `styles` and `read`: (share of documents, chance of style B in a slot, chance of
     style C if there is one). In those of `read`, the first token of what only style C has carries no weight: the model
-    learns to go on in style C and not to turn to it. `corrections` is the share of solutions in which a slip that has no weight is made and
-    taken back.
+    learns to go on in style C and not to turn to it. `corrections` is the share of solutions in which a slip that has
+    no weight is made and taken back.
 
     The other slips are the model's own, with weight: where a slot has something confusable, that is written instead,
     in the share `distracted` of such numbers and `confused` of such words. The share `noticed` of these slips is taken

@@ -21,6 +21,7 @@ from vllm_judge.tokencourt.court import Answer, Verdict
 from vllm_judge.tokencourt.label.answers import final_verdict
 from vllm_judge.tokencourt.questions import Question as CourtQuestion
 from vllm_judge.tokencourt.questions import Split, question_key
+from vllm_judge.tokencourt.tokenizer import prompt_ids
 from vllm_judge.training.card import head_card
 from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.fit import with_config
@@ -36,6 +37,7 @@ def held_out_questions(
     Raises:
         TrainingError: there is none.
         RecordError: the file cannot be read.
+        TokenizerError: there is no chat template, or it fails on a question.
     """
     asked = [
         _question(question, tokenizer, chat_template)
@@ -48,17 +50,14 @@ def held_out_questions(
 
 
 def _question(question: CourtQuestion, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> Question:
-    messages = [message.model_dump() for message in question.messages]
-    prompt_ids: Any = tokenizer.apply_chat_template(
-        messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    prompt = prompt_ids(question.messages, tokenizer, chat_template, question.id)
     metadata = {"reference": question.reference, "check": question.check}
 
     def is_right(text: str) -> bool:
         answer = Answer(id=question.id, messages=question.messages, answer=text, model="judged", metadata=metadata)
         return final_verdict(answer) == Verdict.right
 
-    return Question(question_key(question.messages), list(prompt_ids), is_right)
+    return Question(question_key(question.messages), prompt, is_right)
 
 
 def measure_thresholds(

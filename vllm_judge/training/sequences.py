@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.tokencourt.court import Answer
 from vllm_judge.tokencourt.masks import IGNORED, RIGHT, AfterMistake, MaskError, label_tokens
 from vllm_judge.tokencourt.questions import HELD_OUT, Split, question_key, split_of
+from vllm_judge.tokencourt.tokenizer import prompt_ids
 from vllm_judge.training.errors import TrainingError
 
 NOTHING_LABELLED = "nothing in them is labelled"
@@ -63,8 +63,6 @@ def make_sequences(
 ) -> Sequences:
     """Sequences of all answers that have a labelled token.
 
-    The prompt is what `vllm serve` makes of the same messages: both call the tokenizer's `apply_chat_template`.
-
     Args:
         answers: labelled ones; others are left out.
         tokenizer: the target's, a fast one.
@@ -74,16 +72,11 @@ def make_sequences(
         held_out: share of questions held out, as `court questions` was given it.
 
     Raises:
-        TrainingError: the tokenizer is not a fast one, there is no chat template, it fails on a question, or no answer
-            is left.
+        TrainingError: the tokenizer is not a fast one, or no answer is left.
+        TokenizerError: there is no chat template, or it fails on a question.
     """
     if not tokenizer.is_fast:
         raise TrainingError(f"{tokenizer.name_or_path} is no fast tokenizer: only those tell where tokens lie.")
-    if chat_template is None and tokenizer.chat_template is None:
-        raise TrainingError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template: name the file that you serve with "
-            "(--chat-template)."
-        )
     made: list[LabelledSequence] = []
     left_out: dict[str, list[str]] = {}
     for answer in answers:
@@ -112,7 +105,7 @@ def _sequence(
     held_out: float,
 ) -> LabelledSequence:
     tokens = label_tokens(answer, tokenizer, after)
-    prompt = _prompt(answer, tokenizer, chat_template)
+    prompt = prompt_ids(answer.messages, tokenizer, chat_template, answer.id)
     labelled = [i for i, label in enumerate(tokens.labels) if label != IGNORED]
     needed = labelled[-1] + 1 if labelled else 0
     return LabelledSequence(
@@ -124,16 +117,3 @@ def _sequence(
         rows=[len(prompt) + i for i in labelled],
         right=[tokens.labels[i] == RIGHT for i in labelled],
     )
-
-
-def _prompt(answer: Answer, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> list[int]:
-    messages = [message.model_dump() for message in answer.messages]
-    try:
-        prompt = tokenizer.apply_chat_template(
-            messages, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except jinja2.TemplateError as error:
-        raise TrainingError(f"the chat template fails on the question of {answer.id!r}: {error}.") from None
-    if not prompt:
-        raise TrainingError(f"the chat template makes nothing of the question of {answer.id!r}.")
-    return list(prompt)
