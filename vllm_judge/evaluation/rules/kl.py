@@ -21,7 +21,7 @@ def accepts(step: Step, threshold: float) -> torch.Tensor:
 RULE = Rule(
     name="KL",
     accepts=accepts,
-    grid=grid(threshold=(0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 4.0)),
+    grid=grid(threshold=(0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0)),
     source=(
         "Sun et al., JuDi, EMNLP 2026, arXiv 2601.04766: strict where the target's top-1 probability is above 0.9. "
         "The direction is the one of the paper's derivation (appendix A.1), KL(target || draft), of the raw "

@@ -13,6 +13,6 @@ def accepts(step: Step, threshold: float) -> torch.Tensor:
 RULE = Rule(
     name="p-threshold",
     accepts=accepts,
-    grid=grid(threshold=(0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5)),
+    grid=grid(threshold=(0.001, 0.003, 0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5)),
     source="The simplest rule there is, and free of the nucleus: what a judge has to beat.",
 )

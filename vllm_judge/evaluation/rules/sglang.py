@@ -13,7 +13,7 @@ def accepts(step: Step, threshold: float) -> torch.Tensor:
 RULE = Rule(
     name="SGLang threshold",
     accepts=accepts,
-    grid=grid(threshold=(0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5)),
+    grid=grid(threshold=(0.001, 0.003, 0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5)),
     source=(
         "SGLang's speculative_accept_threshold_single, with speculative_accept_threshold_acc at 1. SGLang applies it "
         "when sampling only; at temperature 0, here, it reads the raw distribution and equals p-threshold."

@@ -16,7 +16,7 @@ def accepts(step: Step, epsilon: float) -> torch.Tensor:
 RULE = Rule(
     name="typical acceptance",
     accepts=accepts,
-    grid=grid(epsilon=(0.01, 0.03, 0.05, 0.09, 0.2, 0.4, 0.7)),
+    grid=grid(epsilon=(0.001, 0.003, 0.01, 0.03, 0.05, 0.09, 0.2, 0.4, 0.7)),
     source=(
         "Cai et al., Medusa, ICML 2024, arXiv 2401.10774, section 3.3.1; delta = sqrt(epsilon) is the authors' advice, "
         "epsilon 0.09 their default. Medusa knows no top-p; as in vLLM up to 0.9, the rule reads probabilities after "
