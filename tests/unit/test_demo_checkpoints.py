@@ -1,7 +1,8 @@
-"""The shipped trio: that its parts belong together, and that the target still solves its problems.
+"""The shipped trios: that their parts belong together, that the targets still solve their problems, and that in the
+harder world a judge does what no bar on the target's probability can.
 
 It would catch: a target retrained without new heads, a tokenizer that differs between target and draft, a world whose
-wording changed after training.
+wording changed after training, a harder world that is not hard.
 """
 
 import json
@@ -11,43 +12,80 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from vllm_judge.demo import trio
-from vllm_judge.demo.answers import accuracy
-from vllm_judge.demo.world import problems
-from vllm_judge.head import JudgeHead
+from vllm_judge.demo.answers import accuracy, labelled_answers
+from vllm_judge.demo.world import World, problems
+from vllm_judge.head import JudgeHead, logit
+from vllm_judge.training.features import token_features
 
-DRAFT = trio.FOLDER / "draft"
 MEGABYTE = 2**20
 
 
+@pytest.fixture(scope="module", params=list(World))
+def world(request) -> World:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def target():
-    return LlamaForCausalLM.from_pretrained(trio.TARGET, dtype=torch.float32).eval()
+def models(world) -> trio.Trio:
+    return trio.TRIOS[world]
 
 
-def test_target_and_draft_share_one_tokenizer():
+def load(folder) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def target(models):
+    return load(models.target)
+
+
+def test_all_share_one_tokenizer(models):
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert (trio.TARGET / name).read_bytes() == (DRAFT / name).read_bytes()
+        assert (models.target / name).read_bytes() == (models.folder / "draft" / name).read_bytes()
+    assert (models.target / "tokenizer.json").read_bytes() == (trio.TARGET / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", list(trio.HEADS))
-def test_heads_fit_the_target(target, name):
-    head = JudgeHead.from_pretrained(trio.HEADS[name])
+def test_heads_fit_the_target(models, target, name):
+    head = JudgeHead.from_pretrained(models.heads[name])
     assert head.hidden_size == target.config.hidden_size
     assert (head.evidence is not None) == (name == "evidence")
 
 
-def test_the_target_solves_fresh_problems(target):
-    fresh = problems(40, 12345, "test")
-    tokenizer = AutoTokenizer.from_pretrained(trio.TARGET)
+def test_the_target_solves_fresh_problems(world, models, target):
+    fresh = problems(40, 12345, "test", world)
+    tokenizer = AutoTokenizer.from_pretrained(models.target)
     assert accuracy(target, tokenizer, fresh, [""] * len(fresh))["accuracy"] >= 0.9
 
 
-def test_the_record_speaks_of_the_shipped_heads():
-    record = json.loads((trio.FOLDER / "record.json").read_text())
-    for folder in trio.HEADS.values():
+def test_the_record_speaks_of_the_shipped_heads(models):
+    record = json.loads((models.folder / "record.json").read_text())
+    for folder in models.heads.values():
         assert record[folder.name]["threshold"] == JudgeHead.from_pretrained(folder).threshold
 
 
-def test_the_trio_is_small():
-    size = sum(path.stat().st_size for path in trio.FOLDER.rglob("*") if path.is_file())
+def test_the_trios_are_small():
+    size = sum(path.stat().st_size for path in trio.FOLDER.rglob("*") if path.suffix != ".pyc" and path.is_file())
     assert size < 12 * MEGABYTE
+
+
+def test_in_the_harder_world_the_judge_keeps_unlikely_right_tokens_and_sees_likely_mistakes():
+    """On the draft's answers. A bar on p that catches nine in ten mistakes rejects most unlikely right tokens."""
+    models, fresh = trio.TRIOS[World.HARDER], problems(60, 54321, "test", World.HARDER)
+    target, draft = load(models.target), load(models.folder / "draft")
+    tokenizer = AutoTokenizer.from_pretrained(models.target)
+    answers = list(labelled_answers(draft, tokenizer, fresh, [""] * len(fresh), temperature=0.0))
+    features = [token_features(target, answer.prompt_ids, answer.ids) for answer in answers]
+    hidden, evidence = (torch.cat(column) for column in zip(*features, strict=True))
+    right = torch.tensor([label for answer in answers for label in answer.right])
+    p, preferred = evidence[:, 0].exp(), evidence[:, 2] == 0
+    head = JudgeHead.from_pretrained(models.heads["evidence"])
+    accepted = head.score(hidden, evidence) > logit(head.threshold)
+
+    unlikely, likely = right & (p < 0.02), ~right & (p > 0.05)
+    assert unlikely.sum() > 300 and likely.sum() > 20
+    assert accepted[unlikely].float().mean() > 0.97
+    assert accepted[likely].float().mean() < 0.1
+    beyond = right & ~preferred
+    bar = p[~right & ~preferred].quantile(0.9)  # lets one mistake in ten pass
+    assert (p > bar)[beyond].float().mean() < 0.5 < 0.95 < accepted[beyond].float().mean()
