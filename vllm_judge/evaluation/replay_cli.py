@@ -1,7 +1,5 @@
 """The command `vllm-judge replay`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -35,7 +33,7 @@ def replay(
 
     from vllm_judge.demo import trio
     from vllm_judge.evaluation.pair import default_dtype
-    from vllm_judge.evaluation.provenance import provenance
+    from vllm_judge.evaluation.provenance import about
     from vllm_judge.evaluation.replay import ReplayError, Verifier
     from vllm_judge.evaluation.replay_page import page
     from vllm_judge.evaluation.replay_picture import draw
@@ -64,13 +62,12 @@ def replay(
         "threshold": verifier.threshold,
         "num_speculative_tokens": num_speculative_tokens,
     } | ({"seed": seed} if demo else {})
-    command = shlex.join(["vllm-judge", *sys.argv[1:]])
-    about = {"settings": settings, "machine": provenance(), "command": command}
+    origin = about(settings)
     summaries = summarise(replayed, num_speculative_tokens)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "replay.json", replayed, summaries, about)
+    write_json(output / "replay.json", replayed, summaries, origin)
     draw(output / "replay.png", summaries, num_speculative_tokens)
-    (output / "replay.html").write_text(page(replayed, summaries, verifier.tokenizer, about), encoding="utf-8")
+    (output / "replay.html").write_text(page(replayed, summaries, verifier.tokenizer, origin), encoding="utf-8")
 
     console = Console()
     console.print(table(summaries))
