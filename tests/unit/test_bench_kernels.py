@@ -6,15 +6,13 @@ work; a tensor that is left out of the bytes, or counted twice, which would shif
 Triton chooses between interpreter and compiler when it is imported, so all of this runs in a child process.
 """
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from interpreter import IN_CHILD, run_in_interpreter
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-IN_CHILD = os.environ.get("TRITON_INTERPRET") == "1"
 
 if IN_CHILD:
     import numpy as np
@@ -31,14 +29,7 @@ if IN_CHILD:
 @pytest.mark.timeout(900)
 def test_in_triton_interpreter():
     """Runs TestCases."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1] / "shim"), os.environ.get("PYTHONPATH")]))
-    child = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q"],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 0, child.stdout[-20_000:] + child.stderr[-5_000:]
+    run_in_interpreter(__file__)
 
 
 class Traffic:

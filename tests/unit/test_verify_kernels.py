@@ -12,17 +12,11 @@ seeds put no score, ratio or noisy maximum within rounding (1e-6) of a tie.
 Triton chooses between interpreter and compiler when it is imported, so all of this runs in a child process.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from interpreter import IN_CHILD, run_in_interpreter
 
 from vllm_judge.kernels.reference import evidence
-
-IN_CHILD = os.environ.get("TRITON_INTERPRET") == "1"
 
 if IN_CHILD:
     import triton.runtime.interpreter
@@ -37,15 +31,7 @@ RAGGED, MIXED = [3, 4, 0, 5, 2], [0.0, 1.0, 0.7, 0.0, 1.3]
 @pytest.mark.timeout(900)
 def test_in_triton_interpreter():
     """Runs TestJudgedRejectionSample."""
-    shim = Path(__file__).parents[1] / "shim"
-    path = os.pathsep.join(filter(None, [str(shim), os.environ.get("PYTHONPATH")]))
-    child = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q"],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 0, child.stdout[-20_000:] + child.stderr[-5_000:]
+    run_in_interpreter(__file__)
 
 
 def assert_as_expected(batch):
