@@ -4,11 +4,11 @@ One server after the other gets the same prompts, other ones at each concurrency
 the prefix cache. Latencies and throughput are `vllm bench serve`'s own; the answers that it timed are the ones that are
 checked. By default the embedded models solve word problems; for a pair of your own:
 
-    scripts/bench_serve.py --target TARGET --speculative-config judge.json --prompts prompts.jsonl -n 100 \\
+    scripts/bench_serve.py --target TARGET --speculative-config judge.json --questions questions.jsonl -n 100 \\
         --concurrency 1 8 64 --goodput ttft:200 tpot:20 --serve-options "--tensor-parallel-size 4" --json serve.json
 
-A line of the prompts is {"prompt": "..."}, a user's message; with "answer" and "checker" (docs/compare.md) in every
-line its accuracy is measured too.
+`vllm-judge court questions` writes such files; the held-out questions are asked, and where all of them can be checked,
+accuracy is measured too.
 """
 
 import argparse
@@ -33,11 +33,12 @@ from vllm_judge.demo import trio
 from vllm_judge.demo.engine import engine_environment, last_lines
 from vllm_judge.evaluation.provenance import about
 from vllm_judge.evaluation.statistics import Estimate
+from vllm_judge.tokencourt.errors import CourtError
 
 WIDTH = 110  # characters that the widest table takes
 MODES = ("plain", "strict", "judge")
 UNMEASURED = (
-    "Quality was not measured: the prompts have no answers to check. Judged answers differ from the target's own; "
+    "Quality was not measured: not every prompt has an answer to check. Judged answers differ from the target's own; "
     "judge-only share says how much of what was accepted strict verification would have rejected."
 )
 
@@ -172,7 +173,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", help="folder or Hub repository (default: the embedded target)")
     parser.add_argument("--speculative-config", type=Path, help="judge.json of that target")
-    parser.add_argument("--prompts", type=Path, help="JSONL of prompts for that target")
+    parser.add_argument("--questions", type=Path, help="for that target, as `vllm-judge court questions` writes them")
     parser.add_argument("--serve-options", default="", help="more options of `vllm serve`, in one string")
     parser.add_argument("-n", type=int, default=32, help="prompts at each concurrency (default: 32)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8], help="(default: 1 2 4 8)")
@@ -181,9 +182,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which word problems (default: 0)")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
-    given = [arguments.target, arguments.speculative_config, arguments.prompts]
+    given = [arguments.target, arguments.speculative_config, arguments.questions]
     if any(given) and not all(given):
-        parser.error("give --target, --speculative-config and --prompts together, or none of them.")
+        parser.error("give --target, --speculative-config and --questions together, or none of them.")
     return arguments
 
 
@@ -191,7 +192,7 @@ def main() -> None:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a server is stopped then, too
     count = arguments.n * (1 + len(arguments.concurrency))  # the first n warm up
-    prompts = read_prompts(arguments.prompts, count) if arguments.prompts else demo_prompts(count, arguments.seed)
+    prompts = read_prompts(arguments.questions, count) if arguments.questions else demo_prompts(count, arguments.seed)
     configs = speculative_configs(arguments.speculative_config or trio.JUDGE_JSON)
     console = Console(width=WIDTH)
     lines, texts = measure(arguments, configs, prompts, console)
@@ -210,5 +211,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (JudgeConfigError, PromptError, ServerError) as error:
+    except (CourtError, JudgeConfigError, PromptError, ServerError) as error:
         sys.exit(f"bench_serve: {error}")

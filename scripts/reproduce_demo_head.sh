@@ -2,24 +2,25 @@
 # Makes the demo's judge heads anew, from questions to thresholds, by `vllm-judge` commands alone, and measures them
 # beside the shipped ones on questions that the new heads were not fitted on.
 #
-#   scripts/reproduce_demo_head.sh FOLDER [easy|harder]
+#   scripts/reproduce_demo_head.sh FOLDER [easy|harder [TRIO]]
 #
-# Started again with the same folder, it goes on where it stopped.
+# TRIO: a folder with the target and the draft, by default the shipped ones. Started again with the same folder, it goes
+# on where it stopped.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ -d "$root/.venv" ]; then PATH="$root/.venv/bin:$PATH"; fi
 world="${2:-easy}"
+demo="$(realpath "${3:-$(vllm-judge demo --path --world "$world")}")"
 mkdir -p "$1"
 cd "$1"
 
-demo="$(vllm-judge demo --path --world "$world")"
 ln -sfn "$demo/target" target
 ln -sfn "$demo/draft" draft
 export VLLM_LOGGING_LEVEL=WARNING VLLM_CPU_KVCACHE_SPACE=1
 engine='"enforce_eager": true, "max_model_len": 512'
-# vLLM on CPU cannot cut the prompt of a request that has a seed.
-whole='"dtype": "float32", "enable_chunked_prefill": false, "max_num_batched_tokens": 8192'
-answers() { vllm-judge court answers questions.jsonl -o court.jsonl --max-tokens 192 --engine "{$engine, $whole}" "$@"; }
+answers() {
+  vllm-judge court answers questions.jsonl -o court.jsonl --max-tokens 192 --engine "{$engine, \"dtype\": \"float32\"}" "$@"
+}
 
 # Questions, and answers as judge decoding meets them: the draft's, and some of the target's.
 vllm-judge court questions demo --config "$world" --limit 1500 -o questions.jsonl
@@ -32,9 +33,11 @@ vllm-judge train hidden-states labelled.jsonl --target target --dtype float32 --
 vllm-judge train fit states -o new/judge
 vllm-judge train fit states -o new/judge-paper --features hidden
 
-# Thresholds, and what they are worth: the new heads beside copies of the shipped ones.
-mkdir -p shipped
-cp -r "$demo/judge" "$demo/judge-paper" shipped/
-vllm-judge calibrate questions.jsonl --target target --draft draft -o calibration --max-new-tokens 192 \
-  --head new/judge --head shipped/judge --head new/judge-paper --head shipped/judge-paper \
+# Thresholds, and what they are worth: the new heads beside copies of those that the trio has.
+heads=(--head new/judge --head new/judge-paper)
+for name in judge judge-paper; do
+  if [ -d "$demo/$name" ] && [ ! -d "shipped/$name" ]; then mkdir -p shipped; cp -r "$demo/$name" shipped/; fi
+  if [ -d "shipped/$name" ]; then heads+=(--head "shipped/$name"); fi
+done
+vllm-judge calibrate questions.jsonl --target target --draft draft -o calibration --max-new-tokens 192 "${heads[@]}" \
   --threshold 0.5 --threshold 0.9 --max-accuracy-drop 4

@@ -3,26 +3,19 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
 from vllm_judge.demo.world import is_correct, problems
-from vllm_judge.evaluation.questions import CHECKERS
+from vllm_judge.evaluation.questions import checker
 from vllm_judge.evaluation.statistics import accuracy, paired_difference
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.questions import Question, Split
 
 
 class PromptError(ValueError):
     """Prompts that cannot be used; the message is one sentence."""
-
-
-class PromptLine(BaseModel):
-    """A line of --prompts."""
-
-    prompt: str = Field(min_length=1)
-    answer: str | None = Field(default=None, coerce_numbers_to_str=True)
-    checker: str | None = Field(default=None, pattern=f"^({'|'.join(CHECKERS)})$")
 
 
 @dataclass(frozen=True)
@@ -38,31 +31,24 @@ def demo_prompts(count: int, seed: int) -> list[Prompt]:
 
 
 def read_prompts(path: Path, count: int) -> list[Prompt]:
-    """The first `count` prompts of a file.
+    """The first `count` held-out questions of a file that `vllm-judge court questions` wrote.
 
     Raises:
-        PromptError: a line is no prompt, there are too few, or some have answers and some have none.
+        PromptError: there are too few, or one is a conversation.
+        RecordError: the file cannot be read.
     """
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            one = PromptLine.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise PromptError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-        checkable = one.answer is not None and one.checker is not None
-        prompts.append(Prompt(one.prompt, functools.partial(_matches, one) if checkable else None))
+    held_out = (question for question in records.read(path, Question) if question.split == Split.held_out)
+    for question in islice(held_out, count):
+        message, *more = question.messages
+        if more or message.role != "user":
+            raise PromptError(f"{path}: {question.id!r} is a conversation, and `vllm bench serve` asks one message.")
+        prompts.append(Prompt(message.content, checker(question)))
     if len(prompts) < count:
         raise PromptError(
-            f"{path} holds {len(prompts)} prompts, and {count} are needed: -n at each concurrency, unused."
+            f"{path} holds {len(prompts)} held-out questions, and {count} are needed: -n at each concurrency, unused."
         )
-    if len({prompt.is_right is None for prompt in prompts[:count]}) > 1:
-        raise PromptError(f"{path} has answer and checker in some lines only: give both in every line, or in none.")
-    return prompts[:count]
-
-
-def _matches(line: PromptLine, text: str) -> bool:
-    return CHECKERS[str(line.checker)](text, str(line.answer))
+    return prompts
 
 
 def quality(prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]]) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ the shipped checkpoints; what they leave to chance is the order in which a CPU a
 import json
 import platform
 import random
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -21,12 +23,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vllm_judge.demo import trio
-from vllm_judge.demo.answers import LabelledAnswer, accuracy, labelled_answers, right_opening
+from vllm_judge.demo.answers import accuracy
 from vllm_judge.demo.documents import MARKER
 from vllm_judge.demo.grammar import Problem
 from vllm_judge.demo.plans import PLANS
@@ -35,23 +35,13 @@ from vllm_judge.demo.tokenizer import render_prompt, save_tokenizer, train_token
 from vllm_judge.demo.world import World, is_correct, problems, solution, solution_pieces
 from vllm_judge.evaluation.decoder import speculative_decode
 from vllm_judge.head import JudgeHead
-from vllm_judge.training.card import head_card
-from vllm_judge.training.features import token_features
-from vllm_judge.training.fit import Tokens, as_record, auc, fit_head, rates, with_config
 
 REPORT_EVERY, CHECK_EVERY = 100, 500  # steps
-HEADS = {"judge": True, "judge-paper": False}  # folder -> whether the head reads evidence
-THRESHOLD = 0.5  # the paper's
-RIGHT_TOKENS = 100_000  # drawn at random to fit a head on; there are far more of them than of mistakes
+HEADS = ("judge", "judge-paper")
 NUM_SPECULATIVE_TOKENS = 16
 MAX_NEW_TOKENS = 192
-CHECK_SEED, FIT_SEED, HELD_OUT_SEED, EVALUATION_SEED = 1, 2, 3, 4
-METHOD = (
-    "Answers of the demo's draft (greedy, sampled at temperature 1, and continuing the beginning of a right solution) "
-    "and of its target to problems of the demo's world, labelled by the world's exact checker: tokens before the first "
-    "mistake are right, the token that holds it is the mistake, later tokens are left out. Logistic regression, "
-    "both labels weighing the same."
-)
+CHECK_SEED, EVALUATION_SEED = 1, 4
+SCRIPTS = Path(__file__).parent
 
 MODEL_CARD = """---
 library_name: transformers
@@ -75,7 +65,6 @@ class Stage(StrEnum):
     TOKENIZER = "tokenizer"
     TARGET = "target"
     DRAFT = "draft"
-    TOKENS = "tokens"
     HEADS = "heads"
     EVALUATION = "evaluation"
 
@@ -145,68 +134,17 @@ def draft_style(world: World) -> tuple[float, float]:
     return style_b, sum(style_c)
 
 
-def make_tokens(work: Path, output: Path, world: World) -> None:
-    """Labelled tokens, as the target sees them, to fit heads on and to measure them on."""
-    target, draft, tokenizer = load_models(output)
-    torch.manual_seed(0)
-    for part, split, seed, n in (("fit", "train", FIT_SEED, 1500), ("held-out", "test", HELD_OUT_SEED, 500)):
-        answers = sample_answers(target, draft, tokenizer, split, seed, n, world)
-        features = [token_features(target, answer.prompt_ids, answer.ids) for answer in answers]
-        columns = {
-            "hidden": torch.cat([hidden for hidden, _ in features]),
-            "evidence": torch.cat([evidence for _, evidence in features]),
-            "right": torch.tensor([right for answer in answers for right in answer.right]),
-        }
-        save_file(columns, work / f"tokens-{part}.safetensors")
-        typer.echo(f"tokens {part}: {len(answers)} answers, {counts(Tokens(**columns))}")
-
-
-def sample_answers(target, draft, tokenizer, split: str, seed: int, n: int, world: World) -> list[LabelledAnswer]:
-    """Answers as judge decoding makes them: mostly the draft's, also after a right beginning; some of the target's."""
-    rng = random.Random(seed)
-    asked = problems(4 * n, seed, split, world)
-    style_b, style_c = draft_style(world)
-    begun = [right_opening(problem, style_b, rng, style_c) for problem in asked[2 * n : 3 * n]]
-    blank = [""] * n
-    sources = (
-        (draft, asked[:n], blank, 0.0),
-        (draft, asked[n : 2 * n], blank, 1.0),
-        (draft, asked[2 * n : 3 * n], begun, 1.0),
-        (target, asked[3 * n :], blank, 1.0),
-    )
-    return [answer for model, *source in sources for answer in labelled_answers(model, tokenizer, *source)]
-
-
-def fit_heads(work: Path, output: Path) -> None:
-    """Fits both heads, measures them on held-out problems, and writes them with judge.json."""
-    fit, held_out = (Tokens(**load_file(work / f"tokens-{part}.safetensors")) for part in ("fit", "held-out"))
-    right, wrong = fit.right.nonzero().flatten(), (~fit.right).nonzero().flatten()
-    shuffled = torch.randperm(len(right), generator=torch.Generator().manual_seed(0))
-    fit = fit[torch.cat([right[shuffled[:RIGHT_TOKENS]], wrong])]
-    mismatch = held_out[held_out.evidence[:, 2] > 0]
-    for name, use_evidence in HEADS.items():
-        head = fit_head(fit, use_evidence)
-        provenance = {
-            "method": METHOD,
-            "fit_tokens": counts(fit),
-            "held_out_tokens": counts(held_out),
-            "auc": round(auc(head, held_out), 5),
-            "auc_mismatch": round(auc(head, mismatch), 5),
-            "rates": as_record(rates(head, held_out)),
-        }
-        head = with_config(head, threshold=THRESHOLD, target_model="target", provenance=provenance)
-        (output / name).mkdir(parents=True, exist_ok=True)
-        (output / name / "README.md").write_text(head_card(head))
-        head.save_pretrained(output / name)
-        record(output, name, threshold=THRESHOLD, **provenance)
-        typer.echo(f"{name}: AUC {provenance['auc']}")
-    log_prob_auc = roc_auc_score(held_out.right, held_out.evidence[:, 0])
-    record(output, "log_prob_alone", auc=round(float(log_prob_auc), 5))
+def make_heads(work: Path, output: Path, world: World) -> None:
+    """Has TokenCourt make both heads for the trained pair, and writes judge.json."""
+    made = work / "heads"
+    subprocess.run([SCRIPTS / "reproduce_demo_head.sh", made, world, output], check=True)
+    for name in HEADS:
+        shutil.copytree(made / "new" / name, output / name, dirs_exist_ok=True)
     config = {
         "method": "draft_model",
         "model": "draft",
         "num_speculative_tokens": NUM_SPECULATIVE_TOKENS,
-        "judge": {"model": "judge"},
+        "judge": {"model": HEADS[0]},
     }
     (output / "judge.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -264,11 +202,6 @@ def load_models(output: Path) -> tuple[LlamaForCausalLM, LlamaForCausalLM, PreTr
     return target, draft, AutoTokenizer.from_pretrained(output / "target")
 
 
-def counts(tokens: Tokens) -> dict[str, int]:
-    right = int(tokens.right.sum())
-    return {"right": right, "wrong": len(tokens) - right}
-
-
 def model_card(name: str, plan: Plan) -> str:
     """A README.md for the target or the draft."""
     start = f" from layers {', '.join(map(str, plan.start))} of the easy world's {name}" if plan.start else ""
@@ -305,8 +238,7 @@ def main(
         Stage.TOKENIZER: lambda: make_tokenizer(work, world),
         Stage.TARGET: lambda: pretrain("target", work, output, world),
         Stage.DRAFT: lambda: pretrain("draft", work, output, world),
-        Stage.TOKENS: lambda: make_tokens(work, output, world),
-        Stage.HEADS: lambda: fit_heads(work, output),
+        Stage.HEADS: lambda: make_heads(work, output, world),
         Stage.EVALUATION: lambda: evaluate(output, problems_alone, problems_judged, world),
     }
     for stage in Stage:

@@ -105,6 +105,12 @@ class JudgeHead(
 
     forward = score
 
+    def with_config(self, **config: Any) -> "JudgeHead":
+        """A copy with the same weights and these fields: a head is saved with the fields that it was made with."""
+        copy = JudgeHead(self.hidden_size, use_evidence=self.evidence is not None, **config).requires_grad_(False)
+        copy.load_state_dict(self.state_dict())
+        return copy.eval()
+
     @classmethod
     def _from_pretrained(
         cls,

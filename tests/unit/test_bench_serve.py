@@ -14,6 +14,9 @@ import pytest
 from vllm_judge.config import JudgeConfigError
 from vllm_judge.demo import trio
 from vllm_judge.demo.world import problems
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Message
+from vllm_judge.tokencourt.questions import Question, Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from bench_serve import level, ratios, speculative_configs
@@ -68,27 +71,26 @@ def test_quality_pairs_the_answers_of_all_servers():
     assert checked["judge"]["accuracy"]["value"] == 0.75 and checked["judge"]["minus_plain"]["value"] == -0.25
 
 
-def prompts_file(path: Path, *lines: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+def question(content: str, reference: str | None = None, part: Split = Split.held_out) -> Question:
+    asked = [Message(role="user", content=content)]
+    return Question(id=content, messages=asked, split=part, reference=reference, check=reference and "number")
 
 
-def test_prompts_of_ones_own_are_checked_where_they_have_answers(tmp_path):
-    path = prompts_file(tmp_path / "p.jsonl", {"prompt": "2 + 2?", "answer": 4, "checker": "number"}, {"prompt": "Hi."})
+def test_questions_of_ones_own_are_checked_where_they_have_answers(tmp_path):
+    path = tmp_path / "q.jsonl"
+    records.write(path, [question("1 + 1?", "2", Split.train), question("2 + 2?", "4"), question("Hi.")])
     [one] = read_prompts(path, 1)
+    assert one.text == "2 + 2?"
     assert quality([one], {"plain": ["It is 4."]})["plain"]["accuracy"]["value"] == 1.0
-    assert quality(read_prompts(prompts_file(path, {"prompt": "Hi."}), 1), {"plain": ["Ho."]}) is None
+    assert quality(read_prompts(path, 2), {"plain": ["It is 4.", "Ho."]}) is None
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([{"prompt": "a", "answer": "b", "checker": "exact"}, {"prompt": "a"}], "in some lines only"),
-        ([{"prompt": "a"}], "holds 1 prompts, and 2 are needed"),
-        ([{"prompt": "a", "answer": "b", "checker": "vibes"}], "line 1: checker: "),
-        ([{"text": "a"}], "line 1: prompt: "),
-    ],
-)
-def test_prompts_that_cannot_be_used_are_one_sentence(tmp_path, lines, message):
-    with pytest.raises(PromptError, match=message):
-        read_prompts(prompts_file(tmp_path / "p.jsonl", *lines), 2)
+def test_questions_that_cannot_be_used_are_one_sentence(tmp_path):
+    path = tmp_path / "q.jsonl"
+    records.write(path, [question("a")])
+    with pytest.raises(PromptError, match="holds 1 held-out questions, and 2 are needed"):
+        read_prompts(path, 2)
+    more = Message(role="assistant", content="b")
+    records.write(path, [question("a").model_copy(update={"messages": [*question("a").messages, more]})])
+    with pytest.raises(PromptError, match="'a' is a conversation"):
+        read_prompts(path, 1)

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 from vllm_judge.cli import app
 from vllm_judge.evaluation.points import Point
+from vllm_judge.evaluation.questions import held_out_questions
 from vllm_judge.evaluation.statistics import Estimate
 from vllm_judge.head import JudgeHead
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Message
 from vllm_judge.tokencourt.questions import Check, Question, Split
-from vllm_judge.training.calibrate import choose_threshold, held_out_questions
+from vllm_judge.training.calibrate import choose_threshold
 from vllm_judge.training.errors import TrainingError
 
 

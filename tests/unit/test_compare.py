@@ -2,7 +2,7 @@
 
 It would catch: answers that are lost or given twice when a run is killed and started again, answers of other models or
 settings taken for this run's, random numbers that depend on the order of the questions, a front that keeps a dominated
-point or drops an equal one, and a checker that accepts a wrong answer.
+point or drops an equal one.
 """
 
 import json
@@ -18,9 +18,13 @@ from vllm_judge.evaluation import compare
 from vllm_judge.evaluation.answers import Answer, AnswerFolder, AnswersError, Contender
 from vllm_judge.evaluation.pair import Pair, PairError, Sampling
 from vllm_judge.evaluation.points import pareto_front, ratio, summarise
-from vllm_judge.evaluation.questions import CHECKERS, Question, QuestionError, read_questions
+from vllm_judge.evaluation.questions import Question
 from vllm_judge.evaluation.rules import all_rules
 from vllm_judge.head import HeadError, JudgeHead
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Message
+from vllm_judge.tokencourt.questions import Check, Split
+from vllm_judge.tokencourt.questions import Question as CourtQuestion
 
 GREEDY = Sampling(num_speculative_tokens=4, max_new_tokens=10)
 SAMPLED = Sampling(num_speculative_tokens=4, max_new_tokens=10, temperature=1.0, top_p=0.95)
@@ -181,52 +185,6 @@ def test_a_point_is_what_its_answers_add_up_to():
     assert (first.on_front, second.on_front) == (False, True)
 
 
-@pytest.mark.parametrize(
-    ("checker", "answer", "right", "wrong"),
-    [
-        ("exact", "Paris", ["Paris", " paris\n"], ["Paris.", "It is Paris", ""]),
-        ("number", "1200", ["so 7 + 5 makes 1,200.", "1200.0", "1200"], ["1,200 or 12", "none", "-1200", "1200.5"]),
-        ("number", "-0.5", ["it is -0.50"], ["0.5", "5"]),
-        ("choice", "B", ["B", "(B)", "A or C? The answer is B."], ["b", "B, no: C", "Because", ""]),
-    ],
-)
-def test_a_checker_accepts_the_answer_and_nothing_else(checker, answer, right, wrong):
-    check = CHECKERS[checker]
-    assert [check(text, answer) for text in right + wrong] == [True] * len(right) + [False] * len(wrong)
-
-
-def test_questions_are_read_as_prompts_or_conversations(tmp_path, pair):
-    path = tmp_path / "questions.jsonl"
-    lines = [
-        {"prompt": "w5 w6", "answer": 7, "checker": "number"},
-        {"messages": [{"role": "user", "content": "w5 w6"}], "answer": "B", "checker": "choice"},
-    ]
-    path.write_text("\n\n".join(map(json.dumps, lines)))
-    pair.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %} w9"
-    first, second = read_questions(path, pair.tokenizer)
-    assert (first.prompt_ids, second.prompt_ids) == ([5, 6], [5, 6, 9])
-    assert first.is_right("w7") and second.is_right("B")
-    assert first.key != second.key
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "holds no question"),
-        ("{", "line 1: not JSON"),
-        ('{"prompt": "a", "answer": "b", "checker": "regex"}', "line 1: checker: .*'exact', 'number' or 'choice'"),
-        ('{"prompt": "a", "answer": "b", "checker": "number"}', "line 1: the answer 'b' is no number"),
-        ('{"prompt": "a", "answer": "b", "checker": "choice"}', "line 1: the answer 'b' is no letter"),
-        ('{"answer": "b", "checker": "exact"}', "line 1: give either `prompt` or `messages`"),
-    ],
-)
-def test_a_file_of_questions_that_is_wrong_is_refused_with_its_line(tmp_path, pair, content, message):
-    path = tmp_path / "questions.jsonl"
-    path.write_text(content)
-    with pytest.raises(QuestionError, match=message):
-        read_questions(path, pair.tokenizer)
-
-
 def test_a_head_or_draft_of_another_model_is_refused(tmp_path, checkpoints, pair):
     JudgeHead(8).save_pretrained(tmp_path / "head")
     with pytest.raises(HeadError, match="reads 8 numbers, the target has 64"):
@@ -239,16 +197,33 @@ def test_a_head_or_draft_of_another_model_is_refused(tmp_path, checkpoints, pair
 
 
 def test_the_command_writes_table_results_and_picture(tmp_path, checkpoints):
-    path = tmp_path / "questions.jsonl"
-    lines = [{"prompt": " ".join(f"w{i}" for i in ids), "answer": 5, "checker": "number"} for ids in tiny.prompts(2)]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    arguments = [*("--target", checkpoints / "target"), *("--draft", checkpoints / "draft"), *("--prompts", path)]
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0]['content'] }}")
+    asked = [Message(role="user", content=" ".join(f"w{i}" for i in ids)) for ids in tiny.prompts(3)]
+    parts = [Split.held_out, Split.train, Split.held_out]
+    records.write(
+        tmp_path / "questions.jsonl",
+        [
+            CourtQuestion(id=one.content, messages=[one], split=part, reference="5", check=Check.number)
+            for one, part in zip(asked, parts, strict=True)
+        ],
+    )
+    arguments = [
+        *("--target", checkpoints / "target"),
+        *("--draft", checkpoints / "draft"),
+        *("--questions", tmp_path / "questions.jsonl"),
+    ]
     arguments += [*("--head", checkpoints / "judge"), *("-o", tmp_path / "out"), *("--max-new-tokens", 8)]
     arguments += ["--rule", "judge judge:threshold=0.5", "--rule", "everything", "--num-speculative-tokens", 3]
+    arguments += ["--chat-template", template]
     shown = CliRunner().invoke(app, ["compare", *map(str, arguments)], catch_exceptions=False).output
     assert "judge judge" in shown and "threshold=0.5" in shown
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [point["rule"] for point in results["points"]] == ["strict", "judge judge", "everything"]
+    assert [(point["rule"], point["n"]) for point in results["points"]] == [
+        ("strict", 2),
+        ("judge judge", 2),
+        ("everything", 2),
+    ]
     assert {"definitions", "settings", "machine", "command", "rules"} < set(results)
     assert set(results["points"][0]) - {"rule", "setting", "n"} == set(results["definitions"])
     assert (tmp_path / "out" / "accuracy_against_speed.png").read_bytes().startswith(b"\x89PNG")
@@ -266,4 +241,4 @@ def test_the_demo_needs_no_other_option(tmp_path):
 def test_half_a_pair_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["compare", "-o", str(tmp_path), "--target", "x"])
     assert result.exit_code == 1
-    assert "give either --demo, or --target, --draft and --prompts." in result.output
+    assert "give either --demo, or --target, --draft and --questions." in result.output

@@ -6,16 +6,24 @@ wording changed after training, a harder world that is not hard.
 """
 
 import json
+from itertools import islice
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from vllm_judge.demo import trio
-from vllm_judge.demo.answers import accuracy, labelled_answers
+from vllm_judge.demo.answers import accuracy, answer
+from vllm_judge.demo.court import label, rows
+from vllm_judge.demo.tokenizer import render_prompt
 from vllm_judge.demo.world import World, problems
 from vllm_judge.head import JudgeHead, logit
-from vllm_judge.training.features import token_features
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Answer, Message
+from vllm_judge.training.choices import Dtype, SourceName
+from vllm_judge.training.hidden_states import extract
+from vllm_judge.training.sources import TransformersSource
+from vllm_judge.training.table import load_table
 
 MEGABYTE = 2**20
 
@@ -69,15 +77,28 @@ def test_the_trios_are_small():
     assert size < 12 * MEGABYTE
 
 
-def test_in_the_harder_world_the_judge_keeps_unlikely_right_tokens_and_sees_likely_mistakes():
+def test_in_the_harder_world_the_judge_keeps_unlikely_right_tokens_and_sees_likely_mistakes(tmp_path):
     """On the draft's answers. A bar on p that catches nine in ten mistakes rejects most unlikely right tokens."""
-    models, fresh = trio.TRIOS[World.HARDER], problems(60, 54321, "test", World.HARDER)
-    target, draft = load(models.target), load(models.folder / "draft")
+    models = trio.TRIOS[World.HARDER]
     tokenizer = AutoTokenizer.from_pretrained(models.target)
-    answers = list(labelled_answers(draft, tokenizer, fresh, [""] * len(fresh), temperature=0.0))
-    features = [token_features(target, answer.prompt_ids, answer.ids) for answer in answers]
-    hidden, evidence = (torch.cat(column) for column in zip(*features, strict=True))
-    right = torch.tensor([label for answer in answers for label in answer.right])
+    questions = [row["question"] for row in islice(rows("harder", "test"), 60)]
+    drafted = answer(load(models.folder / "draft"), tokenizer, [render_prompt(question) for question in questions])
+    with records.Appender[Answer](tmp_path / "court.jsonl") as court:
+        for number, (question, ids) in enumerate(zip(questions, drafted, strict=True)):
+            asked = [Message(role="user", content=question)]
+            court.append(label(Answer(id=str(number), messages=asked, answer=tokenizer.decode(ids), model="draft")))
+    extract(
+        tmp_path / "court.jsonl",
+        str(models.target),
+        tmp_path / "states",
+        lambda: TransformersSource(str(models.target), Dtype.float32),
+        source=SourceName.transformers,
+        dtype=Dtype.float32,
+    )
+    table = load_table(tmp_path / "states")
+    features = torch.cat([block for _, block in table.blocks()])
+    hidden, evidence = features[:, :-4], features[:, -4:]
+    right = torch.from_numpy(table.right)
     p, preferred = evidence[:, 0].exp(), evidence[:, 2] == 0
     head = JudgeHead.from_pretrained(models.heads["evidence"])
     accepted = head.score(hidden, evidence) > logit(head.threshold)

@@ -1,7 +1,7 @@
 """The demo's worlds: their checker, their splits, their tokenizer, their training documents.
 
 It would catch: a checker that lets a wrong number, operator or person pass, or that rejects another right wording; a
-mistake put one character off; a problem that is in both splits; labels shifted by a token; a tokenizer that loses a
+mistake put one character off; a problem that is in both splits; a tokenizer that loses a
 space; a document whose corrected slip is itself right, or teaches the model to make it; a change of the easy world,
 whose models know no other; a stranger's number that the solution needs after all; a slip that is not where it is made.
 """
@@ -9,10 +9,10 @@ whose models know no other; a stranger's number that the solution needs after al
 import hashlib
 import random
 import re
+from itertools import accumulate
 
 import pytest
 
-from vllm_judge.demo.answers import label_tokens
 from vllm_judge.demo.documents import MARKER, DocumentWriter, Habits
 from vllm_judge.demo.families import FAMILIES, LARGEST
 from vllm_judge.demo.harder import STRANGERS
@@ -125,19 +125,20 @@ def test_the_chat_template_renders_the_prompt(tokenizer):
     assert rendered == render_prompt(question)
 
 
-def test_labels_end_with_the_token_that_holds_the_mistake():
+def tokens_to_mistake(problem, tokenizer, ids: list[int]) -> int:
+    """How many tokens there are up to and with the one that holds the first mistake."""
+    pieces = [tokenizer.decode([token]) for token in ids]
+    mistake = first_mistake(problem, "".join(pieces))
+    return next(count for count, end in enumerate(accumulate(map(len, pieces)), 1) if end > mistake)
+
+
+def test_the_first_mistake_is_where_the_first_wrong_digit_is():
     problem = PROBLEMS[0]
     text = solution(problem, 0.0, random.Random(6))
-    pieces = re.findall(r"\d| ?[^\s\d]+| ", text)
-    assert "".join(pieces) == text
-    assert label_tokens(problem, pieces) == [True] * len(pieces)
-
-    digits = [index for index, piece in enumerate(pieces) if piece.isdigit()]
-    wrong = [*pieces]
-    wrong[digits[3]] = str((int(pieces[digits[3]]) + 1) % 10)
-    assert label_tokens(problem, wrong) == [True] * digits[3] + [False]
-    after_opening = label_tokens(problem, wrong[2:], opening="".join(pieces[:2]))
-    assert after_opening == [True] * (digits[3] - 2) + [False]
+    assert first_mistake(problem, text) is None
+    place = [index for index, character in enumerate(text) if character.isdigit()][3]
+    wrong = text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :]
+    assert first_mistake(problem, wrong) == place
 
 
 def test_documents_hold_one_corrected_slip_that_has_no_weight(tokenizer):
@@ -156,11 +157,10 @@ def test_documents_hold_one_corrected_slip_that_has_no_weight(tokenizer):
         assert is_correct(problem, text)
         if MARKER in text:
             corrected += 1
-            labels = label_tokens(problem, [tokenizer.decode([token]) for token in answer])
-            assert labels[-1] is False
-            assert answer[len(labels) : len(labels) + len(marker)] == marker  # right after the first wrong token
-            assert weights[len(prompt) + len(labels) - 1] == 0.0
-            assert all(weights[len(prompt) + len(labels) :])
+            after = tokens_to_mistake(problem, tokenizer, answer)
+            assert answer[after : after + len(marker)] == marker  # right after the first wrong token
+            assert weights[len(prompt) + after - 1] == 0.0
+            assert all(weights[len(prompt) + after :])
     assert corrected > 0.9 * len(PROBLEMS)
 
 
@@ -228,10 +228,8 @@ def test_a_slip_of_the_models_own_has_weight_and_is_taken_back_or_ends_the_docum
     for problem, _ in WITH_STRANGERS:
         ids, weights = writer.solved(problem, rng)
         start = len(tokenizer.encode(render_prompt(problem.question)))
-        labels = label_tokens(problem, [tokenizer.decode([token]) for token in ids[start:]])
-        assert labels[-1] is False
         assert all(weights[start:])
-        after = ids[start + len(labels) :]
+        after = ids[start + tokens_to_mistake(problem, tokenizer, ids[start:]) :]
         if after[: len(marker)] == marker:
             noticed += 1
             assert is_correct(problem, tokenizer.decode(ids[start:-1]))

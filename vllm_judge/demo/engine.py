@@ -110,9 +110,9 @@ def _start(target: Path, speculative_config: dict[str, Any] | None, max_num_seqs
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
 
-    from vllm import LLM
+    from vllm_judge.engine import offline
 
-    _llm = LLM(
+    _llm = offline.start(
         model=str(target),
         speculative_config=speculative_config,
         dtype="float32",
@@ -128,7 +128,9 @@ def _start(target: Path, speculative_config: dict[str, Any] | None, max_num_seqs
 def _stop() -> None:
     """Stops vLLM's own processes: a worker process ends only after its children have."""
     if _llm is not None:
-        _llm.llm_engine.engine_core.shutdown()
+        from vllm_judge.engine import offline
+
+        offline.stop(_llm)
 
 
 def _generate(prompts: list[str], one_by_one: bool) -> tuple[list[str], int, float, dict[str, int], dict[str, int]]:

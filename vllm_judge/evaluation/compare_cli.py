@@ -12,7 +12,7 @@ from vllm_judge.demo.world import World
 DEMO_PROBLEMS = 200
 MAX_NEW_TOKENS = 512
 SHOWN = ("accuracy", "minus_strict", "tokens_per_forward", "accepted_per_cycle", "judge_only_share", "on_front")
-EITHER_OR = "give either --demo, or --target, --draft and --prompts."
+EITHER_OR = "give either --demo, or --target, --draft and --questions."
 
 
 def compare(
@@ -24,10 +24,14 @@ def compare(
     head: Annotated[
         list[str] | None, typer.Option(help="Folder or repository of a judge head; can be repeated.")
     ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="JSONL, see docs/compare.md.")
+    questions_file: Annotated[
+        Path | None,
+        typer.Option("--questions", exists=True, dir_okay=False, help="As `court questions` writes; held-out count."),
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", min=1, help="Prompts; by default all, of the demo's 200.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Questions; by default all, of the demo's 200.")] = None,
     seed: Annotated[int, typer.Option(help="Which problems of the demo's, and which random numbers.")] = 0,
     rule: Annotated[list[str] | None, typer.Option(help="NAME or NAME:parameter=value; can be repeated.")] = None,
     num_speculative_tokens: Annotated[int, typer.Option(min=1, help="Draft tokens per cycle.")] = 16,
@@ -35,8 +39,8 @@ def compare(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Mass of the nucleus that is sampled from.")] = 1.0,
 ) -> None:
-    """Measures every acceptance rule on the same prompts: accuracy against tokens per target forward."""
-    if demo == bool(target or draft or head or prompts):
+    """Measures every acceptance rule on the same questions: accuracy against tokens per target forward."""
+    if demo == bool(target or draft or head or questions_file):
         _fail(EITHER_OR)
     if world is not World.EASY and not demo:
         _fail(f"--world {world} is one of the demo's: give --demo too.")
@@ -51,8 +55,9 @@ def compare(
     from vllm_judge.evaluation.picture import draw
     from vllm_judge.evaluation.points import DEFINITIONS, summarise, table, write_results
     from vllm_judge.evaluation.provenance import about
-    from vllm_judge.evaluation.questions import QuestionError, demo_questions, read_questions
+    from vllm_judge.evaluation.questions import demo_questions, held_out_questions
     from vllm_judge.head import HeadError
+    from vllm_judge.tokencourt.errors import CourtError
 
     disable_progress_bar()
     embedded = trio.TRIOS[world]
@@ -65,9 +70,11 @@ def compare(
             questions = demo_questions(n or DEMO_PROBLEMS, seed, pair.tokenizer, world)
             asked = f"the demo's word problems, {world} world"
             subject: dict[str, Any] = {"pair": "demo", "world": world}
-        elif target and draft and prompts:
+        elif target and draft and questions_file:
             pair = Pair.load(target, draft, default_dtype())
-            asked, questions = prompts.name, read_questions(prompts, pair.tokenizer)[:n]
+            asked = questions_file.name
+            template = chat_template.read_text(encoding="utf-8") if chat_template else None
+            questions = held_out_questions(questions_file, pair.tokenizer, template)[:n]
             subject = {"target": target, "draft": draft, "heads": names}
         else:
             _fail(EITHER_OR)
@@ -75,7 +82,7 @@ def compare(
         rules = comparison.rules_with(heads)
         chosen = comparison.contenders(rules, rule or [])
         folder = AnswerFolder(output, comparison.identity(pair, heads, how, seed))
-    except (AnswersError, HeadError, OSError, PairError, QuestionError, comparison.ContenderError) as error:
+    except (AnswersError, CourtError, HeadError, OSError, PairError, comparison.ContenderError) as error:
         _fail(str(error))
 
     answers = comparison.measure(

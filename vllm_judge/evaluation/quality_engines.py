@@ -137,12 +137,12 @@ class OfflineEngine(Engine):
     """
 
     def __init__(self, options: dict[str, Any], chat: bool, max_tokens: int):
-        from vllm import LLM
+        from vllm_judge.engine import offline
 
         super().__init__()
         self.name = options["model"]
         try:
-            self._llm = LLM(**options, disable_log_stats=False)
+            self._llm = offline.start(**options, disable_log_stats=False)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise EngineError(f"the engine cannot start: {reason}") from None

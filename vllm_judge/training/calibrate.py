@@ -5,8 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from vllm_judge.evaluation import compare
 from vllm_judge.evaluation.answers import AnswerFolder, AnswersError, Contender
 from vllm_judge.evaluation.pair import Pair, Sampling
@@ -16,48 +14,10 @@ from vllm_judge.evaluation.questions import Question
 from vllm_judge.evaluation.rules import all_rules
 from vllm_judge.evaluation.rules.judge import judge_rule
 from vllm_judge.head import JudgeHead
-from vllm_judge.tokencourt import records
-from vllm_judge.tokencourt.court import Answer, Verdict
-from vllm_judge.tokencourt.label.answers import final_verdict
-from vllm_judge.tokencourt.questions import Question as CourtQuestion
-from vllm_judge.tokencourt.questions import Split, question_key
-from vllm_judge.tokencourt.tokenizer import prompt_ids
 from vllm_judge.training.card import head_card
 from vllm_judge.training.errors import TrainingError
-from vllm_judge.training.fit import with_config
 
 PICTURE = "calibration.png"
-
-
-def held_out_questions(
-    path: Path, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
-) -> list[Question]:
-    """The held-out questions of a file whose answers can be checked.
-
-    Raises:
-        TrainingError: there is none.
-        RecordError: the file cannot be read.
-        TokenizerError: there is no chat template, or it fails on a question.
-    """
-    asked = [
-        _question(question, tokenizer, chat_template)
-        for question in records.read(path, CourtQuestion)
-        if question.split == Split.held_out and question.reference is not None and question.check is not None
-    ]
-    if not asked:
-        raise TrainingError(f"{path} holds no held-out question with a reference and a check.")
-    return asked
-
-
-def _question(question: CourtQuestion, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> Question:
-    prompt = prompt_ids(question.messages, tokenizer, chat_template, question.id)
-    metadata = {"reference": question.reference, "check": question.check}
-
-    def is_right(text: str) -> bool:
-        answer = Answer(id=question.id, messages=question.messages, answer=text, model="judged", metadata=metadata)
-        return final_verdict(answer) == Verdict.right
-
-    return Question(question_key(question.messages), prompt, is_right)
 
 
 def measure_thresholds(
@@ -134,8 +94,7 @@ def write_threshold(
         f"the 95% interval, on {chosen.n} held-out questions: {threshold:g} is the fastest threshold that keeps it."
     )
     calibration = {"promise": promise, **about, "points": [asdict(point) for point in points]}
-    calibrated = with_config(
-        head,
+    calibrated = head.with_config(
         threshold=threshold,
         target_model=head.target_model,
         target_revision=head.target_revision,

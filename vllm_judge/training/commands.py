@@ -130,10 +130,10 @@ def calibrate(
     from vllm_judge.evaluation.compare import BASELINE
     from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
     from vllm_judge.evaluation.points import table
+    from vllm_judge.evaluation.questions import held_out_questions
     from vllm_judge.head import HeadError
     from vllm_judge.training.calibrate import (
         choose_threshold,
-        held_out_questions,
         measure_thresholds,
         write_threshold,
     )

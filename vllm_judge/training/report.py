@@ -10,7 +10,6 @@ from rich.table import Table
 from vllm_judge.head import JudgeHead
 from vllm_judge.training.card import ablation_cells, head_card
 from vllm_judge.training.errors import TrainingError
-from vllm_judge.training.fit import with_config
 from vllm_judge.training.heads import FittedHead
 from vllm_judge.training.measure import ThresholdRates
 from vllm_judge.training.plots import draw
@@ -35,8 +34,7 @@ def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeH
         TrainingError: the folder cannot be written.
     """
     settings = fitted.table.index.settings
-    head = with_config(
-        fitted.head,
+    head = fitted.head.with_config(
         threshold=threshold_for(fitted.rates, false_accepts),
         target_model=settings.target,
         target_revision=settings.revision,

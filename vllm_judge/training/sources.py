@@ -38,15 +38,18 @@ class VllmSource:
             TrainingError: vLLM is not installed, or an option is given that is set here.
         """
         try:
-            from vllm import LLM
             from vllm.config import PoolerConfig
+
+            from vllm_judge.engine import offline
         except ImportError:
             raise TrainingError("vLLM is not installed: install it, or use --source transformers.") from None
         if ours := sorted(OURS & engine.keys()):
             raise TrainingError(f"--engine must leave out {', '.join(ours)}: the command sets that itself.")
         # Activation is normalisation here, and a head reads the state as it is.
         pooler = PoolerConfig(task="token_embed", use_activation=False)
-        self._llm = LLM(target, dtype=dtype.value, runner="pooling", convert="embed", pooler_config=pooler, **engine)
+        self._llm = offline.start(
+            model=target, dtype=dtype.value, runner="pooling", convert="embed", pooler_config=pooler, **engine
+        )
         self.dtype: Any = self._llm.model_config.dtype  # resolved by now
 
     def hidden_states(self, sequences: Sequence[list[int]]) -> list[torch.Tensor]:

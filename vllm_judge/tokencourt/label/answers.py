@@ -33,11 +33,15 @@ def final_verdict(answer: Answer) -> Verdict:
     reference, check = answer.metadata.get("reference"), answer.metadata.get("check")
     if reference is None or check not in list(Check) or answer.metadata.get("finish_reason") == "length":
         return Verdict.unknown
-    extract = _EXTRACT[Check(check)]
-    found = extract(answer.answer)
+    return verdict_on(answer.answer, str(reference), Check(check))
+
+
+def verdict_on(text: str, reference: str, check: Check) -> Verdict:
+    """Right or wrong by the final answer that a text gives; unknown where it gives none."""
+    found = _EXTRACT[check](text)
     if found is None:
         return Verdict.unknown
-    return Verdict.right if found == extract(str(reference)) else Verdict.wrong
+    return Verdict.right if found == _EXTRACT[check](reference) else Verdict.wrong
 
 
 def final_number(text: str) -> Fraction | None:

@@ -51,11 +51,6 @@ class VllmPair:
             _start(draft, "--draft-engine", draft_engine),
         )
 
-    def close(self) -> None:
-        """Stops both engines."""
-        for llm in (self.target, self.draft):
-            llm.llm_engine.engine_core.shutdown()
-
     @property
     def max_model_len(self) -> int:
         """Tokens that a prompt and its answer may have in both models."""
@@ -100,11 +95,11 @@ class VllmPair:
 
 def _start(model: str, option: str, engine: dict[str, Any], **ours: Any) -> Any:
     try:
-        from vllm import LLM
+        from vllm_judge.engine import offline
     except ImportError:
         raise PairError("vLLM is not installed: mining needs it.") from None
     try:
-        return LLM(model, **{**engine, **ours})
+        return offline.start(model=model, **{**engine, **ours})
     except Exception as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = said.strip().split("\n")[0] or type(error).__name__
