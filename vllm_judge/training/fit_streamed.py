@@ -115,7 +115,7 @@ class _Objective:
         slopes, intercepts = (coefficients[:-1] / self._scale).float(), coefficients[-1].float()
         for rows, features in self._table.blocks():
             chosen = self._used[rows]
-            centred = features[chosen] - self._mean
+            centred = (features if chosen.all() else features[chosen]) - self._mean
             sign = 1.0 - 2.0 * self._right[rows][chosen].float().unsqueeze(1)
             weights = torch.stack([weight[rows][chosen] for weight in self._weights], dim=1)
             margin = sign * torch.addmm(intercepts, centred, slopes)

@@ -16,7 +16,7 @@ from vllm_judge.training.table import TokenTable
 
 Solver = Callable[[TokenTable, Sequence[Problem]], list[Linear]]
 # Cross-validation sees so many bytes of features at most, in memory: whole questions, drawn at random.
-SAMPLE_BYTES = 2 << 30
+SAMPLE_BYTES = 1 << 30
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
 

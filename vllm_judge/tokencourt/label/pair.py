@@ -51,6 +51,13 @@ class VllmPair:
             _start(draft, "--draft-engine", draft_engine),
         )
 
+    def close(self) -> None:
+        """Stops both engines."""
+        from vllm_judge.engine import offline
+
+        for llm in (self.target, self.draft):
+            offline.stop(llm)
+
     @property
     def max_model_len(self) -> int:
         """Tokens that a prompt and its answer may have in both models."""
