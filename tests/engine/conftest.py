@@ -10,27 +10,9 @@ from typing import Any
 
 import pytest
 import tiny
-import torch
+from environments import CPU, CPU_TWO_RANKS, NUM_DRAFTS, RUNNERS
 
 HERE = Path(__file__).parent
-NUM_DRAFTS = 4
-# The models are tiny: a second thread costs more than it brings, and threads bound to cores would fight over them.
-CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-# vLLM binds tensor-parallel CPU ranks to cores and must be told which.
-CPU_TWO_RANKS = {**CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
-# What makes V2 run on a machine without a GPU: Triton's interpreter, with the shim in every process of the engine.
-RUNNERS = {
-    "v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
-    "v2": {"VLLM_USE_V2_MODEL_RUNNER": "1"}
-    if torch.cuda.is_available()
-    else {
-        "VLLM_USE_V2_MODEL_RUNNER": "1",
-        "TRITON_INTERPRET": "1",
-        # Inductor would take the shim's stand-in for a compiler.
-        "TORCH_COMPILE_DISABLE": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent / "shim"), os.environ.get("PYTHONPATH")])),
-    },
-}
 
 
 class Engine:

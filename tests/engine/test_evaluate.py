@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny
-from conftest import CPU, RUNNERS
+from environments import CPU, RUNNERS
 from test_server import client, complete, judge_json  # noqa: F401  a server of this module's own
 
 N = 12

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_model import make_chat_model, write_court
-from conftest import CPU, CPU_TWO_RANKS
+from environments import CPU, CPU_TWO_RANKS
 from safetensors.torch import load_file
 
 from vllm_judge.head import JudgeHead

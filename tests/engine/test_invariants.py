@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from conftest import NUM_DRAFTS
+from environments import NUM_DRAFTS
 from transformers import LlamaForCausalLM
 
 from vllm_judge import JudgeHead

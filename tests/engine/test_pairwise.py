@@ -16,7 +16,7 @@ import httpx
 import pytest
 import tiny
 from chat_model import make_chat_model
-from conftest import CPU, RUNNERS
+from environments import CPU, RUNNERS
 from judge_server import JudgeServer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import tiny
-from conftest import CPU, RUNNERS
+from environments import CPU, RUNNERS
 
 START_SECONDS = 240
 
