@@ -106,17 +106,20 @@ def test_the_threshold_goes_into_the_head_with_the_evidence_for_it(world, monkey
 
 
 def test_heads_are_measured_side_by_side_and_each_gets_its_own_threshold(world):
-    sure = JudgeHead(64, target_model="target", provenance={"method": "none"}).requires_grad_(False)
-    sure.bias.fill_(3.0)
-    sure.save_pretrained(world / "sure")
-    code, said = calibrate(world, 100.0, "--head", world / "sure")
+    for name, bias in (("sure", 3.0), ("never", -3.0)):
+        other = JudgeHead(64, target_model="target", provenance={"method": "none"}).requires_grad_(False)
+        other.bias.fill_(bias)
+        other.save_pretrained(world / name)
+    code, said = calibrate(world, 100.0, "--head", world / "sure", "--head", world / "never")
     assert code == 0, said
-    thresholds = [JudgeHead.from_pretrained(world / name).threshold for name in ("head", "sure")]
-    assert thresholds == [0.3, 0.3]
-    calibrations = [JudgeHead.from_pretrained(world / name).provenance["calibration"] for name in ("head", "sure")]
+    heads = [JudgeHead.from_pretrained(world / name) for name in ("head", "sure", "never")]
+    assert [head.threshold for head in heads] == [0.3, 0.3, 0.3]
+    calibrations = [head.provenance["calibration"] for head in heads]
     at_the_higher = [one["points"][2]["tokens_per_forward"]["value"] for one in calibrations]
     assert at_the_higher[1] > at_the_higher[0], "only the sure head accepts anything at 0.7"
-    assert calibrations[0]["points"][0] == calibrations[1]["points"][0]
+    shared = [{**one["points"][0], "on_front": None} for one in calibrations]
+    assert shared[0] == shared[1]
+    assert all(any(point["on_front"] for point in one["points"]) for one in calibrations), "a front of its own"
 
 
 def test_held_out_questions_are_asked_as_the_server_would_and_checked(world):

@@ -57,6 +57,11 @@ def summarise(
         _point(contender, given, baseline, num_speculative_tokens)
         for contender, given in zip(chosen, answers, strict=True)
     ]
+    return with_front(points)
+
+
+def with_front(points: Sequence[Point]) -> list[Point]:
+    """The points with `on_front` as it is among these."""
     front = pareto_front([(point.accuracy.value, point.tokens_per_forward.value) for point in points])
     return [replace(point, on_front=on_front) for point, on_front in zip(points, front, strict=True)]
 

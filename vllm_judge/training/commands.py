@@ -129,7 +129,7 @@ def calibrate(
 
     from vllm_judge.evaluation.compare import BASELINE
     from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
-    from vllm_judge.evaluation.points import table
+    from vllm_judge.evaluation.points import table, with_front
     from vllm_judge.evaluation.questions import held_out_questions
     from vllm_judge.head import HeadError
     from vllm_judge.training.calibrate import (
@@ -160,7 +160,7 @@ def calibrate(
     about = {"target": target, "draft": draft, **vars(how)}
     refusals = []
     for folder, judge in heads.items():
-        own = [point for point in points if point.rule in (BASELINE, folder)]
+        own = with_front([point for point in points if point.rule in (BASELINE, folder)])
         try:
             chosen = choose_threshold(own, max_accuracy_drop)
         except TrainingError as error:

@@ -1,7 +1,7 @@
 """From a folder of hidden states to a measured head, with the ablation that says what it learnt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from vllm_judge.training.choices import Features
 from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.measure import QuestionBootstrap, ThresholdRates, rates_by_threshold
 from vllm_judge.training.position import position_balanced, position_score
-from vllm_judge.training.problems import Linear, Problem, score
+from vllm_judge.training.problems import Linear, Problem, as_if_balanced, score
 from vllm_judge.training.selection import Choice, choose, some_questions, weightings
 from vllm_judge.training.table import TokenTable, load_table
 
@@ -152,18 +152,7 @@ def _solve_chosen(
 ) -> dict[Features, Linear]:
     problems = [Problem(choice.features, candidates[choice.weighting], choice.strength) for choice in choices]
     solutions = zip(problems, _solve(table, problems), strict=True)
-    return {problem.features: _as_if_balanced(table, problem, solution) for problem, solution in solutions}
-
-
-def _as_if_balanced(table: TokenTable, problem: Problem, solution: Linear) -> Linear:
-    """The solution with the log-odds that it would have if both labels were as frequent as each other in the fit.
-
-    So a threshold means the same whichever weighting cross-validation chose (prior correction: King and Zeng,
-    "Logistic Regression in Rare Events Data", 2001, section 4.1).
-    """
-    rights = problem.weights[table.right].sum(dtype=np.float64)
-    wrongs = problem.weights[~table.right].sum(dtype=np.float64)
-    return replace(solution, bias=solution.bias - float(np.log(rights / wrongs)))
+    return {problem.features: as_if_balanced(table, problem, solution) for problem, solution in solutions}
 
 
 def _ablation(

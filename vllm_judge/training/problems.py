@@ -1,7 +1,7 @@
 """Logistic regressions to be solved on one table, and their solutions; how they are solved lies beside this file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -69,6 +69,17 @@ def unwhitened(coefficients: np.ndarray, intercept: float, scaler: StandardScale
     """A solution on whitened features [H + 4] with the scaler folded in, so that it reads raw features."""
     weights = coefficients / scaler.scale_
     return Linear(weights, float(intercept - weights @ scaler.mean_), converged)
+
+
+def as_if_balanced(table: TokenTable, problem: Problem, solution: Linear) -> Linear:
+    """A solution with the log-odds that it would have if both labels were as frequent as each other in the fit.
+
+    So a threshold means the same whichever weighting cross-validation chose (prior correction: King and Zeng,
+    "Logistic Regression in Rare Events Data", 2001, section 4.1).
+    """
+    rights = problem.weights[table.right].sum(dtype=np.float64)
+    wrongs = problem.weights[~table.right].sum(dtype=np.float64)
+    return replace(solution, bias=solution.bias - float(np.log(rights / wrongs)))
 
 
 def score(table: TokenTable, solutions: Sequence[Linear]) -> np.ndarray:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from vllm_judge.training.choices import Features
 from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.position import label_balanced, position_balanced
-from vllm_judge.training.problems import Linear, Problem, score
+from vllm_judge.training.problems import Linear, Problem, as_if_balanced, score
 from vllm_judge.training.table import TokenTable
 
 Solver = Callable[[TokenTable, Sequence[Problem]], list[Linear]]
@@ -19,6 +20,7 @@ Solver = Callable[[TokenTable, Sequence[Problem]], list[Linear]]
 SAMPLE_BYTES = 1 << 30
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
+POSITIONS_BALANCED = "positions balanced"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,14 @@ class Choice:
         features: the set.
         weighting: every token the same, labels balanced, or positions balanced.
         strength: C.
-        auc: mean over the folds' left-out questions, weighted where positions are balanced.
+        loss: in nats a token, mean over the folds' left-out questions, where both labels weigh the same (at every
+            position, if positions are balanced): of the very probability that a threshold is compared with.
     """
 
     features: Features
     weighting: str
     strength: float
-    auc: float
+    loss: float
 
 
 def some_questions(table: TokenTable, seed: int = 0) -> np.ndarray:
@@ -59,7 +62,7 @@ def weightings(table: TokenTable, balance_positions: bool) -> dict[str, np.ndarr
     train = ~table.held_out
     right, position = table.right[train], table.position[train]
     if balance_positions:
-        candidates = {"positions balanced": position_balanced(right, position)}
+        candidates = {POSITIONS_BALANCED: position_balanced(right, position)}
     else:
         candidates = {"labels balanced": label_balanced(right), "every token the same": np.ones(len(right))}
     placed = {}
@@ -72,7 +75,7 @@ def weightings(table: TokenTable, balance_positions: bool) -> dict[str, np.ndarr
 def choose(
     table: TokenTable, solve: Solver, features: Sequence[Features], candidates: dict[str, np.ndarray]
 ) -> list[Choice]:
-    """The best candidate weighting and strength for each set of features, by AUC on questions left out.
+    """The best candidate weighting and strength for each set of features, by the loss on questions left out.
 
     All regressions go to the solver at once, for one that can share its passes among them.
 
@@ -88,19 +91,17 @@ def choose(
     }
     grid = list(product(features, candidates, STRENGTHS, range(len(left_out))))
     problems = [Problem(one, weights[name, fold], strength) for one, name, strength, fold in grid]
-    scores = score(table, solve(table, problems))
-    aucs: dict[tuple[Features, str, float], list[float]] = {}
+    solutions = zip(problems, solve(table, problems), strict=True)
+    scores = score(table, [as_if_balanced(table, problem, solution) for problem, solution in solutions])
+    losses: dict[tuple[Features, str, float], list[float]] = {}
     for column, (one, name, strength, fold) in enumerate(grid):
         rows = left_out[fold]
-        # Labels balanced or not, AUC is the same; only balanced positions change what is asked for.
-        sample_weight = candidates[name][rows] if name == "positions balanced" else None
-        auc = roc_auc_score(table.right[rows], scores[rows, column], sample_weight=sample_weight)
-        aucs.setdefault((one, name, strength), []).append(float(auc))
-    means = {key: float(np.mean(values)) for key, values in aucs.items()}
-    return [
-        max((Choice(*key, auc) for key, auc in means.items() if key[0] == one), key=lambda choice: choice.auc)
-        for one in features
-    ]
+        right = table.right[rows]
+        counts = candidates[name][rows] if name == POSITIONS_BALANCED else label_balanced(right)
+        loss = log_loss(right, expit(scores[rows, column].astype(np.float64)), sample_weight=counts)
+        losses.setdefault((one, name, strength), []).append(float(loss))
+    found = [Choice(*key, float(np.mean(values))) for key, values in losses.items()]
+    return [min((c for c in found if c.features == one), key=lambda choice: choice.loss) for one in features]
 
 
 def _folds(table: TokenTable) -> list[np.ndarray]:
