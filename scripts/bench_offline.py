@@ -26,7 +26,7 @@ from vllm_judge.evaluation.provenance import about
 STRICT_TOKENS = (1, 2, 4, 8, 16)
 JUDGE_TOKENS = (4, 8, 16)
 BATCHES = (1, 8)
-ROUNDS = 12  # of the two that differ by a few per cent; even, so that each goes first equally often
+ROUNDS = 8  # of the two that differ by a few per cent; even, so that each goes first equally often
 # Below 1, so that the head is computed; its log-odds of 37 are beyond any score.
 NEVER = 1.0 - 2.0**-53
 

@@ -24,7 +24,8 @@ answers() {
 
 # Questions, and answers as judge decoding meets them: the draft's, and some of the target's.
 vllm-judge court questions demo --config "$world" --limit 1500 -o questions.jsonl
-answers --model draft --temperature 0 --temperature 1
+answers --model draft --temperature 0
+answers --model draft --temperature 1 --samples 3
 answers --model target --temperature 1
 
 # Labels by the exact checker, hidden states, heads.
@@ -33,11 +34,14 @@ vllm-judge train hidden-states labelled.jsonl --target target --dtype float32 --
 vllm-judge train fit states -o new/judge
 vllm-judge train fit states -o new/judge-paper --features hidden
 
-# Thresholds, and what they are worth: the new heads beside copies of those that the trio has.
+# Thresholds, and what they are worth: the new heads beside copies of those that the trio has. In the harder world every
+# rule costs answers, since its target goes astray in the draft's words: there is no promise worth the name to keep.
+promise=(--max-accuracy-drop 4)
+if [ "$world" = harder ]; then promise=(--max-accuracy-drop 40 --limit 60); fi
 heads=(--head new/judge --head new/judge-paper)
 for name in judge judge-paper; do
   if [ -d "$demo/$name" ] && [ ! -d "shipped/$name" ]; then mkdir -p shipped; cp -r "$demo/$name" shipped/; fi
   if [ -d "shipped/$name" ]; then heads+=(--head "shipped/$name"); fi
 done
 vllm-judge calibrate questions.jsonl --target target --draft draft -o calibration --max-new-tokens 192 "${heads[@]}" \
-  --threshold 0.5 --threshold 0.9 --max-accuracy-drop 4
+  --threshold 0.5 --threshold 0.9 "${promise[@]}"

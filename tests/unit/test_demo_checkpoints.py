@@ -69,7 +69,7 @@ def test_the_target_solves_fresh_problems(world, models, target):
 def test_the_record_speaks_of_the_shipped_heads(models):
     record = json.loads((models.folder / "record.json").read_text())
     for folder in models.heads.values():
-        assert record[folder.name]["threshold"] == JudgeHead.from_pretrained(folder).threshold
+        assert record[f"decoding_{folder.name}"]["threshold"] == JudgeHead.from_pretrained(folder).threshold
 
 
 def test_the_trios_are_small():

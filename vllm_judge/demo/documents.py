@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vllm_judge.demo.families import ANSWERS, ARITHMETIC, EQUALS, LARGEST, NAMES, NEXT, OPERATORS, UNITS
 from vllm_judge.demo.grammar import Problem, Slot
+from vllm_judge.demo.harder import STYLE_C
 from vllm_judge.demo.tokenizer import END, render_prompt
 from vllm_judge.demo.world import solution_pieces
 
@@ -89,14 +90,18 @@ class DocumentWriter:
         self._append(ids, weights, (self.end,))
         return ids, weights
 
-    def facts(self, length: int, rng: random.Random) -> tuple[list[int], list[float]]:
-        """A row of about `length` tokens of "a + b = c;" in both wordings; only the results have weight."""
+    def facts(self, length: int, rng: random.Random, style_c: float = 0.0) -> tuple[list[int], list[float]]:
+        """A row of about `length` tokens of "a + b = c." in both wordings; only the results have weight.
+
+        The share `style_c` of them says "equals" in style C.
+        """
         ids: list[int] = []
         weights: list[float] = []
         while len(ids) < length:
             sign, left, right = random_fact(rng)
             style = rng.random() < 0.5
-            question = f" {left}", f" {OPERATORS[sign] if style else sign}", f" {right}", rng.choice(EQUALS[style])
+            equals = STYLE_C[EQUALS] if style_c and rng.random() < style_c else EQUALS[style]
+            question = f" {left}", f" {OPERATORS[sign] if style else sign}", f" {right}", rng.choice(equals)
             for piece in question:
                 self._append(ids, weights, self.encode(piece), weighted=False)
             self._append(ids, weights, self.encode(f" {ARITHMETIC[sign](left, right)}"))

@@ -52,11 +52,18 @@ HARDER = {
             confused=0.1,
             noticed=0.3,
         ),
-        schedule=((0, 0.02), (40, 0.6), (900, 0.6), (2200, 0.0)),
+        schedule=(
+            *((0, 0.02), (40, 0.6), (900, 0.6), (2200, 0.0)),
+            # A second round: at 2,200 steps it still miscounted now and then in a style that it had rarely read.
+            *((2240, 0.45), (3200, 0.45), (4600, 0.0)),
+            # A third, with bare arithmetic in that style's words: at 4,600 it still did where they stand for "equals".
+            *((4640, 0.35), (5000, 0.35), (5800, 0.0)),
+        ),
         decision_weights=((0, 5.0),),
         turn_weights=((0, 5.0),),
         facts=(0.15, 0.1),
         facts_steps=1000,
+        facts_style_c=((4599, 0.0), (4600, 0.8)),
         muon_rate=6e-3,
         adam_rate=2e-3,
         world=World.HARDER,

@@ -34,7 +34,8 @@ class Plan:
 
     `schedule` gives the share of the full learning rates at some steps, linear between them; the last one ends the
     training. `facts` is the share of rows that are bare arithmetic, at the first step and from step `facts_steps` on.
-    `decision_weights` are points like `schedule`'s: the weight of the words that say what happens in a step;
+    `facts_style_c` are points like `schedule`'s: the share of facts that say "equals" in style C.
+    `decision_weights` likewise: the weight of the words that say what happens in a step;
     `turn_weights` likewise: of the words that go on to another step or to the answer. `start` are the layers of the
     easy world's model that training begins with; empty: it begins with random weights.
     """
@@ -48,6 +49,7 @@ class Plan:
     facts_steps: int
     muon_rate: float
     adam_rate: float
+    facts_style_c: tuple[tuple[int, float], ...] = ((0, 0.0),)
     decision_weights: tuple[tuple[int, float], ...] = ((0, 1.0),)
     turn_weights: tuple[tuple[int, float], ...] = ((0, 1.0),)
     seed: int = 0
@@ -182,7 +184,8 @@ class Trainer:
         first, last = self.plan.facts
         progress = min(1.0, pool * POOL / self.plan.facts_steps)
         facts = round(POOL * ROWS * (first + (last - first) * progress))
-        rows = [self.writer.facts(FACTS_LENGTH, rng) for _ in range(facts)]
+        style_c = interpolate(self.plan.facts_style_c, pool * POOL)
+        rows = [self.writer.facts(FACTS_LENGTH, rng, style_c) for _ in range(facts)]
         least = [interpolate(points, pool * POOL) for points in (self.plan.decision_weights, self.plan.turn_weights)]
         rows += [self.writer.solved(next(stream), rng, *least) for _ in range(POOL * ROWS - facts)]
         rows.sort(key=lambda row: len(row[0]))

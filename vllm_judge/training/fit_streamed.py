@@ -22,7 +22,7 @@ from vllm_judge.training.table import TokenTable
 MAX_PASSES = 200
 # Of a mean loss, in coordinates of curvature 1: what is left to gain is about half its square a coordinate.
 GRADIENT_TOLERANCE = 1e-4
-LOSS_TOLERANCE = 1e-9  # all problems' together, from one pass to the next
+LOSS_TOLERANCE = 1e-7  # nats, all problems' together, from one pass to the next
 
 
 def solve(table: TokenTable, problems: Sequence[Problem]) -> list[Linear]:

@@ -22,13 +22,13 @@ def draw(folder: Path, fitted: FittedHead) -> None:
     figure, panels = _figure(len(rows))
     for axes, (title, chosen) in zip(panels, rows.items(), strict=True):
         _roc(axes, title, fitted.scores, table.right, chosen)
-    figure.savefig(folder / ROC, dpi=120)
+    figure.savefig(folder / ROC, dpi=80)
 
     rates = [fitted.rates] + ([] if fitted.rates_mismatch is None else [fitted.rates_mismatch])
     figure, panels = _figure(len(rates))
     for axes, title, measured in zip(panels, rows, rates, strict=True):
         _rates(axes, title, measured)
-    figure.savefig(folder / THRESHOLDS, dpi=120)
+    figure.savefig(folder / THRESHOLDS, dpi=80)
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:

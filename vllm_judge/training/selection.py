@@ -16,8 +16,9 @@ from vllm_judge.training.problems import Linear, Problem, as_if_balanced, score
 from vllm_judge.training.table import TokenTable
 
 Solver = Callable[[TokenTable, Sequence[Problem]], list[Linear]]
-# Cross-validation sees so many bytes of features at most, in memory: whole questions, drawn at random.
+# Cross-validation sees so many bytes of features at most, in memory, and so many tokens: whole questions, at random.
 SAMPLE_BYTES = 1 << 30
+SAMPLE_TOKENS = 100_000
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 3
 POSITIONS_BALANCED = "positions balanced"
@@ -42,9 +43,9 @@ class Choice:
 
 
 def some_questions(table: TokenTable, seed: int = 0) -> np.ndarray:
-    """[N] bool: the tokens of training questions drawn at random, as many as SAMPLE_BYTES holds; all where it can."""
+    """[N] bool: the tokens of training questions drawn at random, as many as the sample may have, at most all."""
     train = ~table.held_out
-    capacity = SAMPLE_BYTES // (4 * (table.hidden_size + table.evidence.shape[1]))
+    capacity = min(SAMPLE_TOKENS, SAMPLE_BYTES // (4 * (table.hidden_size + table.evidence.shape[1])))
     if train.sum() <= capacity:
         return train
     sizes = np.bincount(table.question[train])
