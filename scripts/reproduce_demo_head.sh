@@ -37,7 +37,7 @@ vllm-judge train fit states -o new/judge-paper --features hidden
 # Thresholds, and what they are worth: the new heads beside copies of those that the trio has. In the harder world every
 # rule costs answers, since its target goes astray in the draft's words: there is no promise worth the name to keep.
 promise=(--max-accuracy-drop 4)
-if [ "$world" = harder ]; then promise=(--max-accuracy-drop 40 --limit 60); fi
+if [ "$world" = harder ]; then promise=(--max-accuracy-drop 50 --limit 60); fi
 heads=(--head new/judge --head new/judge-paper)
 for name in judge judge-paper; do
   if [ -d "$demo/$name" ] && [ ! -d "shipped/$name" ]; then mkdir -p shipped; cp -r "$demo/$name" shipped/; fi

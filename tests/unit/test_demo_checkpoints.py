@@ -109,4 +109,4 @@ def test_in_the_harder_world_the_judge_keeps_unlikely_right_tokens_and_sees_like
     assert accepted[likely].float().mean() < 0.1
     beyond = right & ~preferred
     bar = p[~right & ~preferred].quantile(0.9)  # lets one mistake in ten pass
-    assert (p > bar)[beyond].float().mean() < 0.5 < 0.95 < accepted[beyond].float().mean()
+    assert (p > bar)[beyond].float().mean() < 0.5 < 0.9 < accepted[beyond].float().mean()
