@@ -10,18 +10,20 @@ NUM_DRAFTS = 4
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 # vLLM binds tensor-parallel CPU ranks to cores and must be told which.
 CPU_TWO_RANKS = {**CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
-# What makes V2 run on a machine without a GPU: Triton's interpreter, with the shim in every process of the engine.
+# Triton's interpreter, with the shim in every process.
+INTERPRETER = {
+    "TRITON_INTERPRET": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent / "shim"), os.environ.get("PYTHONPATH")])),
+}
+# The interpreter is what makes V2 run on a machine without a GPU.
 RUNNERS = {
     "v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
     "v2": {"VLLM_USE_V2_MODEL_RUNNER": "1"}
     if torch.cuda.is_available()
     else {
         "VLLM_USE_V2_MODEL_RUNNER": "1",
-        "TRITON_INTERPRET": "1",
+        **INTERPRETER,
         # Inductor would take the shim's stand-in for a compiler.
         "TORCH_COMPILE_DISABLE": "1",
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(Path(__file__).parent / "shim"), os.environ.get("PYTHONPATH")])
-        ),
     },
 }

@@ -4,17 +4,17 @@ itself again in a child process."""
 import os
 import subprocess
 import sys
-from pathlib import Path
+
+from environments import INTERPRETER
 
 IN_CHILD = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def run_in_interpreter(tests: str) -> None:
     """Runs a file of tests in the interpreter, and fails with its output where it fails."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent / "shim"), os.environ.get("PYTHONPATH")]))
     child = subprocess.run(
         [sys.executable, "-m", "pytest", tests, "-q"],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": path},
+        env=os.environ | INTERPRETER,
         capture_output=True,
         text=True,
     )
