@@ -31,8 +31,7 @@ answers --model target --temperature 1
 # Labels by the exact checker, hidden states, heads.
 vllm-judge label function court.jsonl vllm_judge.demo.court:label -o labelled.jsonl
 vllm-judge train hidden-states labelled.jsonl --target target --dtype float32 --engine "{$engine}" -o states
-vllm-judge train fit states -o new/judge
-vllm-judge train fit states -o new/judge-paper --features hidden
+vllm-judge train fit states -o new/judge --features both -o new/judge-paper --features hidden
 
 # Thresholds, and what they are worth: the new heads beside copies of those that the trio has. In the harder world every
 # rule costs answers, since its target goes astray in the draft's words: there is no promise worth the name to keep.

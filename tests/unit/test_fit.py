@@ -150,6 +150,20 @@ def test_the_head_on_disk_is_the_head_that_was_measured(directed, tmp_path, monk
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".md", ".png"}
 
 
+def test_several_heads_of_one_call_are_those_of_a_call_each(directed, tmp_path):
+    both, hidden, alone = (tmp_path / name for name in ("both", "hidden", "alone"))
+    asked = ["-o", str(both), "--features", "both", "-o", str(hidden), "--features", "hidden"]
+    result = CliRunner().invoke(app, ["train", "fit", str(directed), *asked])
+    assert result.exit_code == 0, result.output
+    for features in ("both", "hidden"):
+        assert f"{tmp_path / features}: a head that reads {features}, default threshold" in result.output
+    assert JudgeHead.from_pretrained(both).evidence is not None
+    result = CliRunner().invoke(app, ["train", "fit", str(directed), "-o", str(alone), "--features", "hidden"])
+    assert result.exit_code == 0, result.output
+    assert (alone / "config.json").read_text() == (hidden / "config.json").read_text()
+    assert (alone / "model.safetensors").read_bytes() == (hidden / "model.safetensors").read_bytes()
+
+
 def test_a_head_that_only_knows_position_is_called_out(positional, tmp_path):
     result = CliRunner().invoke(app, ["train", "fit", str(positional), "-o", str(tmp_path), "--features", "hidden"])
     assert result.exit_code == 0, result.output
@@ -161,7 +175,7 @@ def test_a_head_that_only_knows_position_is_called_out(positional, tmp_path):
 
 
 def test_balanced_positions_leave_nothing_to_learn_where_only_position_counts(positional):
-    plain, balanced = (fit_folder(positional, Features.hidden, balance) for balance in (False, True))
+    [plain], [balanced] = (fit_folder(positional, [Features.hidden], balance) for balance in (False, True))
     assert plain.chosen.auc.value > 0.6
     assert balanced.choices[1].features == Features.hidden
     assert balanced.choices[1].loss == pytest.approx(math.log(2), abs=0.05)
@@ -171,7 +185,7 @@ def test_balanced_positions_leave_nothing_to_learn_where_only_position_counts(po
 
 
 def test_balanced_positions_still_find_what_there_is(directed):
-    fitted = fit_folder(directed, Features.both, balance_positions=True)
+    [fitted] = fit_folder(directed, [Features.both], balance_positions=True)
     assert fitted.chosen.auc.value > 0.98 and not fitted.warnings
 
 
@@ -192,7 +206,7 @@ def test_a_threshold_means_the_same_whichever_weighting_was_chosen(directed, mon
         monkeypatch.setattr(
             "vllm_judge.training.heads.weightings", lambda *given, name=name: {name: weightings(*given)[name]}
         )
-        fitted = fit_folder(directed, Features.both)
+        [fitted] = fit_folder(directed, [Features.both])
         assert {choice.weighting for choice in fitted.choices} == {name}
         at_half.append(next(rate for rate in fitted.rates if rate.threshold == 0.5))
     assert at_half[0].accepts == pytest.approx(at_half[1].accepts, abs=0.02)
@@ -240,6 +254,8 @@ def test_what_cannot_be_fitted_is_said_in_one_sentence(directed, tmp_path):
         return result.output
 
     assert "holds no hidden states" in refusal(tmp_path)
+    for_two = ["train", "fit", str(directed), "-o", str(tmp_path / "one"), "-o", str(tmp_path / "two")]
+    assert "give one --features for each --output: found 1 and 2." in CliRunner().invoke(app, for_two).output
     make_hidden_states(tmp_path / "right", lambda whitened, position, generator: torch.ones(len(whitened)).bool())
     assert "right tokens and 0 mistakes, at least 10 of each are needed" in refusal(tmp_path / "right")
     make_hidden_states(tmp_path / "cut", along_direction)

@@ -76,8 +76,13 @@ def hidden_states(
 @one_sentence
 def fit(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Hidden states, as `train hidden-states` writes them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the head.")],
-    features: Annotated[Features, typer.Option(help="What the head reads.")] = Features.both,
+    output: Annotated[
+        list[Path],
+        typer.Option("--output", "-o", file_okay=False, help="Folder for the head; again for another one."),
+    ],
+    features: Annotated[
+        list[Features], typer.Option(help="What the head reads; for several heads, in the order of their folders.")
+    ] = [Features.both],  # noqa: B006
     balance_positions: Annotated[
         bool, typer.Option("--balance-positions", help="Weigh tokens so that their position tells nothing.")
     ] = False,
@@ -85,20 +90,23 @@ def fit(
         float, typer.Option(min=0.0, max=1.0, help="Share of mistakes that the default threshold may accept.")
     ] = 0.01,
 ) -> None:
-    """Fits a judge head, and prints what hidden states, evidence and position are each worth."""
+    """Fits judge heads, and prints what hidden states, evidence and position are each worth."""
     from rich.console import Console
 
     from vllm_judge.training.heads import fit_folder
     from vllm_judge.training.report import ablation_table, rates_table, write_head
 
+    if len(features) != len(output):
+        raise CourtError(f"give one --features for each --output: found {len(features)} and {len(output)}.")
     fitted = fit_folder(folder, features, balance_positions)
-    head = write_head(output, fitted, false_accepts)
     console = Console()
-    console.print(ablation_table(fitted))
-    console.print(rates_table(fitted))
-    typer.echo(f"{output}: a head that reads {features}, default threshold {head.threshold:g}.")
-    for warning in fitted.warnings:
-        typer.echo(f"vllm-judge: warning: {warning}", err=True)
+    console.print(ablation_table(fitted[0]))
+    for path, one in zip(output, fitted, strict=True):
+        head = write_head(path, one, false_accepts)
+        console.print(rates_table(one))
+        typer.echo(f"{path}: a head that reads {one.features}, default threshold {head.threshold:g}.")
+        for warning in one.warnings:
+            typer.echo(f"vllm-judge: warning: {warning}", err=True)
 
 
 @one_sentence

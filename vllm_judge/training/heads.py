@@ -100,12 +100,12 @@ class FittedHead:
         ]
 
 
-def fit_folder(folder: Path, features: Features = Features.both, balance_positions: bool = False) -> FittedHead:
-    """Fits and measures a head, and every line of the ablation beside it.
+def fit_folder(folder: Path, heads: Sequence[Features], balance_positions: bool = False) -> list[FittedHead]:
+    """Fits and measures heads, and every line of the ablation beside them.
 
     Args:
         folder: finished hidden states.
-        features: what the head reads.
+        heads: what each head reads.
         balance_positions: weigh tokens so that position tells nothing of the label.
 
     Raises:
@@ -127,19 +127,26 @@ def fit_folder(folder: Path, features: Features = Features.both, balance_positio
         weights[held_out] = position_balanced(table.right[held_out], table.position[held_out])
     mismatch = held_out & table.mismatch & (weights > 0)
     both_labels = 0 < table.right[mismatch].sum() < mismatch.sum()
-    own = scores[features]
-    return FittedHead(
-        head=solutions[features].head(features, table.hidden_size),
-        converged=solutions[features].converged,
-        features=features,
-        balance_positions=balance_positions,
-        choices=choices,
-        ablation=_ablation(table, scores, weights, mismatch if both_labels else None),
-        rates=rates_by_threshold(own[held_out], table.right[held_out]),
-        rates_mismatch=rates_by_threshold(own[mismatch], table.right[mismatch]) if both_labels else None,
-        scores=scores,
-        table=table,
-    )
+    ablation = _ablation(table, scores, weights, mismatch if both_labels else None)
+
+    def rates(features: Features, tokens: np.ndarray) -> list[ThresholdRates]:
+        return rates_by_threshold(scores[features][tokens], table.right[tokens])
+
+    return [
+        FittedHead(
+            head=solutions[features].head(features, table.hidden_size),
+            converged=solutions[features].converged,
+            features=features,
+            balance_positions=balance_positions,
+            choices=choices,
+            ablation=ablation,
+            rates=rates(features, held_out),
+            rates_mismatch=rates(features, mismatch) if both_labels else None,
+            scores=scores,
+            table=table,
+        )
+        for features in heads
+    ]
 
 
 def _solve(table: TokenTable, problems: Sequence[Problem]) -> list[Linear]:
