@@ -108,6 +108,7 @@ def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             "enforce_eager": True,
             "max_model_len": 256,
             "max_num_seqs": 8,
+            "gpu_memory_utilization": 0.3,  # two engines are alive at a time
             "disable_log_stats": False,
             "speculative_config": speculative,
             "reasoning_config": {"reasoning_start_str": "w10", "reasoning_end_str": "w11"},
