@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_an_answer(tmp_path, pa
     assert measure(tmp_path / "killed", pair, questions, WANTED) == whole
     prompts = [tuple(question.prompt_ids) for question in questions]
     assert asked[4:] == [(prompts[2], 1), *((prompt, 4) for prompt in prompts[3:])]
-    for path in (tmp_path / "killed" / "answers").iterdir():
+    for path in (tmp_path / "killed" / "answers").glob("*.jsonl"):
         keys = [json.loads(line)["question"] for line in path.read_text().splitlines()]
         assert sorted(keys) == sorted(question.key for question in questions)
     assert measure(tmp_path / "killed", pair, questions, WANTED) == whole
@@ -174,8 +174,12 @@ def test_a_ratio_of_sums_has_an_interval_over_prompts():
 
 def test_a_point_is_what_its_answers_add_up_to():
     chosen = [Contender(all_rules()[name], {}) for name in ("strict", "everything")]
-    strict = [Answer("a", True, 10, [1, 2, 3], 0, ""), Answer("b", False, 6, [0, 2], 0, "")]
-    everything = [Answer("a", True, 11, [4, 4], 3, ""), Answer("b", True, 1, [], 0, "")]
+
+    def answer(question: str, right: bool, tokens: int, cycles: list[int], judge_only: int) -> Answer:
+        return Answer(question=question, right=right, tokens=tokens, cycles=cycles, judge_only=judge_only, text="")
+
+    strict = [answer("a", True, 10, [1, 2, 3], 0), answer("b", False, 6, [0, 2], 0)]
+    everything = [answer("a", True, 11, [4, 4], 3), answer("b", True, 1, [], 0)]
     first, second = summarise(chosen, [strict, everything], num_speculative_tokens=4)
     assert (first.accuracy.value, second.accuracy.value, second.minus_strict.value) == (0.5, 1.0, 0.5)
     assert first.tokens_per_forward.value == pytest.approx(16 / (4 + 3))

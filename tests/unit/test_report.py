@@ -36,7 +36,13 @@ def results(tmp_path: Path) -> Path:
     (tmp_path / "compare").mkdir()
     rules = all_rules()
     chosen = [Contender(rules["strict"], {}), *(Contender(rules["p-threshold"], {"threshold": t}) for t in (0.1, 0.3))]
-    answers = [[Answer(str(i), i > 0, 20, [2 + j, 4], j, "text") for i in range(9)] for j, _ in enumerate(chosen)]
+    answers = [
+        [
+            Answer(question=str(i), right=i > 0, tokens=20, cycles=[2 + j, 4], judge_only=j, text="text")
+            for i in range(9)
+        ]
+        for j, _ in enumerate(chosen)
+    ]
     settings = {"questions": "questions.jsonl", "n": 9, "num_speculative_tokens": 8, "temperature": 0.0}
     settings["target"] = f"{Path(vllm_judge.__file__).parent}/demo/target"
     about = {"settings": settings, "machine": MACHINE}

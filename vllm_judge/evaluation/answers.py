@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from vllm_judge.evaluation.rules import Acceptance, Rule, Setting
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.errors import CourtError
 
 IDENTITY = "identity.json"
 
 
-class AnswersError(ValueError):
+class AnswersError(CourtError):
     """A folder that cannot be continued; the message is one sentence."""
 
 
@@ -38,8 +42,7 @@ class Contender:
         return lambda step: self.rule.accepts(step, **self.setting)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(BaseModel):
     """What a contender made of a prompt.
 
     Attributes:
@@ -84,18 +87,22 @@ class AnswerFolder:
         path.write_text(json.dumps({**found, **identity}, indent=2) + "\n", encoding="utf-8")
 
     def read(self, contender: Contender) -> dict[str, Answer]:
-        """A contender's answers by their questions' keys; a line that a killed run left unfinished is cut off."""
+        """A contender's answers by their questions' keys; a line that a killed run left unfinished is set aside.
+
+        Raises:
+            RecordError: the file cannot be read.
+        """
         path = self._folder / contender.file_name
         if not path.exists():
             return {}
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            path.write_bytes(whole)
-        answers = [Answer(**json.loads(line)) for line in whole.splitlines()]
-        return {answer.question: answer for answer in answers}
+        records.repair(path)
+        return {answer.question: answer for answer in records.read(path, Answer)}
 
     def add(self, contender: Contender, answer: Answer) -> None:
-        """Writes one answer."""
-        with (self._folder / contender.file_name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+        """Writes one answer.
+
+        Raises:
+            RecordError: it cannot be written; the answers before it are kept.
+        """
+        with records.Appender[Answer](self._folder / contender.file_name) as file:
+            file.append(answer)

@@ -89,8 +89,14 @@ def measure(
         runs = pair.decode(question.prompt_ids, rules, how, _seed_of(question, seed))
         for i, run in zip(missing, runs, strict=True):
             text = pair.text(run.tokens)
-            right = question.is_right(text)
-            answer = Answer(question.key, right, len(run.tokens), run.cycles, run.judge_only, text)
+            answer = Answer(
+                question=question.key,
+                right=question.is_right(text),
+                tokens=len(run.tokens),
+                cycles=run.cycles,
+                judge_only=run.judge_only,
+                text=text,
+            )
             folder.add(chosen[i], answer)
             answers[i][question.key] = answer
     return [[known[question.key] for question in questions] for known in answers]

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vllm_judge.demo.world import World
+from vllm_judge.tokencourt.commands import ChatTemplate, one_sentence
 
 DEMO_PROBLEMS = 200
 MAX_NEW_TOKENS = 512
@@ -15,6 +16,7 @@ SHOWN = ("accuracy", "minus_strict", "tokens_per_forward", "accepted_per_cycle",
 EITHER_OR = "give either --demo, or --target, --draft and --questions."
 
 
+@one_sentence
 def compare(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers, results.json and the picture.")],
     demo: Annotated[bool, typer.Option("--demo", help="The embedded models on fresh word problems.")] = False,
@@ -28,9 +30,7 @@ def compare(
         Path | None,
         typer.Option("--questions", exists=True, dir_okay=False, help="As `court questions` writes; held-out count."),
     ] = None,
-    chat_template: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
-    ] = None,
+    chat_template: ChatTemplate = None,
     n: Annotated[int | None, typer.Option("-n", min=1, help="Questions; by default all, of the demo's 200.")] = None,
     seed: Annotated[int, typer.Option(help="Which problems of the demo's, and which random numbers.")] = 0,
     rule: Annotated[list[str] | None, typer.Option(help="NAME or NAME:parameter=value; can be repeated.")] = None,
@@ -50,14 +50,13 @@ def compare(
 
     from vllm_judge.demo import trio
     from vllm_judge.evaluation import compare as comparison
-    from vllm_judge.evaluation.answers import AnswerFolder, AnswersError
+    from vllm_judge.evaluation.answers import AnswerFolder
     from vllm_judge.evaluation.pair import Pair, PairError, Sampling, default_dtype
     from vllm_judge.evaluation.picture import draw
     from vllm_judge.evaluation.points import DEFINITIONS, summarise, table, write_results
     from vllm_judge.evaluation.provenance import about
     from vllm_judge.evaluation.questions import demo_questions, held_out_questions
     from vllm_judge.head import HeadError
-    from vllm_judge.tokencourt.errors import CourtError
 
     disable_progress_bar()
     embedded = trio.TRIOS[world]
@@ -73,7 +72,7 @@ def compare(
         elif target and draft and questions_file:
             pair = Pair.load(target, draft, default_dtype())
             asked = questions_file.name
-            template = chat_template.read_text(encoding="utf-8") if chat_template else None
+            template = chat_template and chat_template.read()
             questions = held_out_questions(questions_file, pair.tokenizer, template)[:n]
             subject = {"target": target, "draft": draft, "heads": names}
         else:
@@ -82,7 +81,7 @@ def compare(
         rules = comparison.rules_with(heads)
         chosen = comparison.contenders(rules, rule or [])
         folder = AnswerFolder(output, comparison.identity(pair, heads, how, seed))
-    except (AnswersError, CourtError, HeadError, OSError, PairError, comparison.ContenderError) as error:
+    except (HeadError, OSError, PairError, comparison.ContenderError) as error:
         _fail(str(error))
 
     answers = comparison.measure(

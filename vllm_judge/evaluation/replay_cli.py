@@ -7,9 +7,12 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from vllm_judge.tokencourt.commands import one_sentence
+
 DEMO_PROBLEMS = 50
 
 
+@one_sentence
 def replay(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for replay.json, .png and .html.")],
     texts: Annotated[

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.evaluation.replay import ReplayError
+from vllm_judge.tokencourt import records
 
 UNNAMED = "unnamed"
 
@@ -58,20 +59,15 @@ def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     """The texts of a JSONL file, see `TextLine`.
 
     Raises:
-        ReplayError: the file holds no text, or a line is not one.
+        RecordError: the file cannot be read, or a line is no text.
+        ReplayError: the file holds no text, or one without tokens.
     """
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                texts.append(_text(TextLine.model_validate_json(line), tokenizer))
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = "".join(f"{part}: " for part in first["loc"])
-                reason = first["msg"].removeprefix("Value error, ")
-                raise ReplayError(f"{path}, line {number}: {where}{reason}.") from None
-            except ReplayError as error:
-                raise ReplayError(f"{path}, line {number}: {error}") from None
+    for number, line in enumerate(records.read(path, TextLine), 1):
+        try:
+            texts.append(_text(line, tokenizer))
+        except ReplayError as error:
+            raise ReplayError(f"{path}, line {number}: {error}") from None
     if not texts:
         raise ReplayError(f"{path} holds no text.")
     return texts

@@ -118,17 +118,13 @@ def answer_offline(jobs: Iterable[Job], output: Path, max_tokens: int, engine: d
         RecordError: the file cannot be written.
     """
     from vllm import SamplingParams
-    from vllm.platforms import current_platform
 
     from vllm_judge.engine import offline
-
-    if current_platform.is_cpu():  # it cannot rewind a CPU's generator where it cuts a seeded request's prompt
-        engine = {"enable_chunked_prefill": False} | engine
 
     with records.Appender[Answer](output) as appender:
         before, missing = _missing(jobs, output)
         if missing:
-            llm = offline.start(model=missing[0].model, **engine)
+            llm = offline.start(model=missing[0].model, **offline.options_for_seeded_requests() | engine)
         with bar("answers", before + len(missing), before) as advance:
             for start in range(0, len(missing), OFFLINE_BATCH):
                 batch = missing[start : start + OFFLINE_BATCH]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_judge.evaluation import compare
-from vllm_judge.evaluation.answers import AnswerFolder, AnswersError, Contender
+from vllm_judge.evaluation.answers import AnswerFolder, Contender
 from vllm_judge.evaluation.pair import Pair, Sampling
 from vllm_judge.evaluation.picture import draw
 from vllm_judge.evaluation.points import Point, summarise
@@ -41,10 +41,7 @@ def measure_thresholds(
     for name, head in heads.items():
         rule = judge_rule(name, head)
         chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
-    try:
-        answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
-    except AnswersError as error:
-        raise TrainingError(str(error)) from None
+    answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
     measured = compare.measure(pair, questions, chosen, how, 0, answers, track)
     return chosen, summarise(chosen, measured, how.num_speculative_tokens)
 

@@ -5,16 +5,13 @@ from typing import Annotated
 
 import typer
 
-from vllm_judge.tokencourt.commands import CourtFile, json_object, one_sentence
+from vllm_judge.tokencourt.commands import ChatTemplate, CourtFile, json_object, one_sentence
 from vllm_judge.tokencourt.errors import CourtError
 from vllm_judge.tokencourt.questions import HELD_OUT
 from vllm_judge.training.choices import Dtype, Features, SourceName, Store
 
 app = typer.Typer(no_args_is_help=True)
 
-ChatTemplate = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
-]
 Thresholds = Annotated[list[float], typer.Option(min=0.0, max=1.0, help="Threshold to try; may be repeated.")]
 
 
@@ -60,7 +57,7 @@ def hidden_states(
         dtype=dtype,
         store=store,
         max_length=options.get("max_model_len"),
-        chat_template=chat_template.read_text(encoding="utf-8") if chat_template else None,
+        chat_template=chat_template and chat_template.read(),
         after=AfterMistake.wrong if wrong_after_mistake else AfterMistake.ignored,
         held_out=held_out,
     )
@@ -152,7 +149,7 @@ def calibrate(
         heads = {str(folder): pair.load_head(str(folder)) for folder in head}
     except (HeadError, OSError, PairError) as error:
         raise CourtError(str(error)) from None
-    template = chat_template.read_text(encoding="utf-8") if chat_template else None
+    template = chat_template and chat_template.read()
     asked = held_out_questions(questions, pair.tokenizer, template)[:limit]
     how = Sampling(num_speculative_tokens, max_new_tokens)
     contenders, points = measure_thresholds(

@@ -24,6 +24,9 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that one request 
 EngineOptions = Annotated[
     str, typer.Option(help="Options of vLLM's LLM as JSON, such as '{\"tensor_parallel_size\": 4}'.")
 ]
+ChatTemplate = Annotated[
+    typer.FileText | None, typer.Option(encoding="utf-8", help="As for vllm serve; by default the target's own.")
+]
 Retries = Annotated[int, typer.Option(min=0, help="Repetitions of a request that failed.")]
 
 

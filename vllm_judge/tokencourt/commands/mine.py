@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vllm_judge.tokencourt.commands import (
+    ChatTemplate,
     Concurrency,
     EngineOptions,
     MaxTokens,
@@ -29,9 +30,7 @@ def mine(
     concurrency: Concurrency = 128,
     engine: EngineOptions = "{}",
     draft_engine: EngineOptions = "{}",
-    chat_template: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="As for vllm serve; by default the target's own.")
-    ] = None,
+    chat_template: ChatTemplate = None,
     compare_naive: Annotated[
         int,
         typer.Option(min=0, help="Mine so many questions again, one by one and without prefix caching, and compare."),
@@ -53,7 +52,7 @@ def mine(
         max_tokens,
         concurrency,
         compare_naive,
-        chat_template.read_text(encoding="utf-8") if chat_template else None,
+        chat_template and chat_template.read(),
     )
     for line in _said(outcome, output):
         typer.echo(line)
