@@ -3,7 +3,7 @@
     python scripts/train_demo.py --work /some/scratch/folder
     python scripts/train_demo.py --work /another/folder --world harder
 
-The first takes about an hour on one CPU core; the second begins with the first one's models and takes 25 minutes.
+Each takes about an hour on one CPU core; the second begins with the first one's models.
 Training that was stopped goes on where it was: a step depends on the plan and its number alone. The plans are those of
 the shipped checkpoints; what they leave to chance is the order in which a CPU adds numbers.
 """

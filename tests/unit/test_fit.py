@@ -23,7 +23,7 @@ from vllm_judge.training.choices import Features
 from vllm_judge.training.heads import fit_folder
 from vllm_judge.training.measure import QuestionBootstrap, rates_by_threshold
 from vllm_judge.training.problems import Problem, score
-from vllm_judge.training.selection import choose, some_questions, weightings
+from vllm_judge.training.selection import choose, most_careful, some_questions, weightings
 from vllm_judge.training.shards import Index, Settings
 from vllm_judge.training.table import TokenTable, load_table
 
@@ -198,6 +198,14 @@ def test_knowing_questions_by_heart_gains_nothing_in_cross_validation(tmp_path):
     train = ~tokens.held_out
     assert roc_auc_score(tokens.right[train], score(tokens, [by_heart])[train, 0]) > 0.75
     assert choice.loss > 0.65, "log 2 is knowing nothing"
+
+
+def test_of_strengths_that_noise_cannot_tell_apart_the_most_careful_is_chosen():
+    folds = {1e-4: [0.30, 0.34, 0.32], 1e-2: [0.22, 0.26, 0.24], 1e-1: [0.21, 0.25, 0.23], 1.0: [0.20, 0.26, 0.21]}
+    losses = {(Features.both, "labels balanced", strength): found for strength, found in folds.items()}
+    assert most_careful(losses).strength == 1e-2, "within the standard error, 0.019, of the best, 0.223"
+    clearly = {key: [value + 0.03 * (key[2] != 1.0) for value in found] for key, found in losses.items()}
+    assert most_careful(clearly).strength == 1.0
 
 
 def test_a_threshold_means_the_same_whichever_weighting_was_chosen(directed, monkeypatch):

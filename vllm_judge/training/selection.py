@@ -101,8 +101,19 @@ def choose(
         counts = candidates[name][rows] if name == POSITIONS_BALANCED else label_balanced(right)
         loss = log_loss(right, expit(scores[rows, column].astype(np.float64)), sample_weight=counts)
         losses.setdefault((one, name, strength), []).append(float(loss))
-    found = [Choice(*key, float(np.mean(values))) for key, values in losses.items()]
-    return [min((c for c in found if c.features == one), key=lambda choice: choice.loss) for one in features]
+    return [most_careful({key: found for key, found in losses.items() if key[0] == one}) for one in features]
+
+
+def most_careful(losses: dict[tuple[Features, str, float], list[float]]) -> Choice:
+    """The strongest regularisation that is not clearly worse than the best: within one standard error over the folds.
+
+    The differences beyond it are noise of the sample, and a choice by them changes from run to run (Breiman et al.,
+    Classification and Regression Trees, 1984, section 3.4.3).
+    """
+    best = min(losses.values(), key=np.mean)
+    limit = np.mean(best) + np.std(best, ddof=1) / np.sqrt(len(best)) if len(best) > 1 else np.mean(best)
+    near = [Choice(*key, float(np.mean(found))) for key, found in losses.items() if np.mean(found) <= limit]
+    return min(near, key=lambda choice: (choice.strength, choice.loss))
 
 
 def _folds(table: TokenTable) -> list[np.ndarray]:
