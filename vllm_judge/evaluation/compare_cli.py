@@ -72,7 +72,7 @@ def compare(
         elif target and draft and questions_file:
             pair = Pair.load(target, draft, default_dtype())
             asked = questions_file.name
-            template = chat_template and chat_template.read()
+            template = chat_template.read() if chat_template else None
             questions = held_out_questions(questions_file, pair.tokenizer, template)[:n]
             subject = {"target": target, "draft": draft, "heads": names}
         else:

@@ -57,7 +57,7 @@ def hidden_states(
         dtype=dtype,
         store=store,
         max_length=options.get("max_model_len"),
-        chat_template=chat_template and chat_template.read(),
+        chat_template=chat_template.read() if chat_template else None,
         after=AfterMistake.wrong if wrong_after_mistake else AfterMistake.ignored,
         held_out=held_out,
     )
@@ -149,7 +149,7 @@ def calibrate(
         heads = {str(folder): pair.load_head(str(folder)) for folder in head}
     except (HeadError, OSError, PairError) as error:
         raise CourtError(str(error)) from None
-    template = chat_template and chat_template.read()
+    template = chat_template.read() if chat_template else None
     asked = held_out_questions(questions, pair.tokenizer, template)[:limit]
     how = Sampling(num_speculative_tokens, max_new_tokens)
     contenders, points = measure_thresholds(

@@ -52,7 +52,7 @@ def mine(
         max_tokens,
         concurrency,
         compare_naive,
-        chat_template and chat_template.read(),
+        chat_template.read() if chat_template else None,
     )
     for line in _said(outcome, output):
         typer.echo(line)
