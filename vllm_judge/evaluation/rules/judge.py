@@ -15,11 +15,11 @@ def accepts(step: Step, head: JudgeHead, threshold: float) -> torch.Tensor:
 
 
 def judge_rule(name: str, head: JudgeHead) -> Rule:
-    """The rule of a head, over a grid of thresholds that goes finer towards 1."""
+    """The rule of a head, over a grid of thresholds that goes finer towards both ends."""
     reads = "the hidden state" if head.evidence is None else "the hidden state and the target's own distribution"
     return Rule(
         name=name,
         accepts=functools.partial(accepts, head=head),
-        grid=grid(threshold=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)),
+        grid=grid(threshold=(0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)),
         source=f"Bachmann et al., ICLR 2025, arXiv 2501.19309: a linear layer, here on {reads}.",
     )
