@@ -1,10 +1,12 @@
 """Each wrong configuration is refused in one sentence before an engine starts: field, what was found, what to do."""
 
 import json
-import pickle
+import multiprocessing
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ def head(models: Path) -> dict[str, Any]:
 
 def test_a_good_configuration_is_attached_and_survives_the_way_to_a_worker(models):
     vllm_config = engine_config(models, {**head(models), "threshold": 0.7})
-    judge = pickle.loads(pickle.dumps(vllm_config)).speculative_config.judge
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        judge = worker.submit(attrgetter("speculative_config.judge"), vllm_config).result()
     assert judge.threshold == 0.7
     assert judge.protected_token_ids == (0, tiny.EOS, tiny.SPECIAL)
 

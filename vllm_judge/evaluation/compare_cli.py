@@ -1,7 +1,7 @@
 """The command `vllm-judge compare`."""
 
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.progress import track
 
 from vllm_judge.demo.world import World
 from vllm_judge.tokencourt.commands import ChatTemplate, one_sentence
+from vllm_judge.tokencourt.errors import CourtError
 
 DEMO_PROBLEMS = 200
 MAX_NEW_TOKENS = 512
@@ -41,9 +42,9 @@ def compare(
 ) -> None:
     """Measures every acceptance rule on the same questions: accuracy against tokens per target forward."""
     if demo == bool(target or draft or head or questions_file):
-        _fail(EITHER_OR)
+        raise CourtError(EITHER_OR)
     if world is not World.EASY and not demo:
-        _fail(f"--world {world} is one of the demo's: give --demo too.")
+        raise CourtError(f"--world {world} is one of the demo's: give --demo too.")
 
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -76,13 +77,13 @@ def compare(
             questions = held_out_questions(questions_file, pair.tokenizer, template)[:n]
             subject = {"target": target, "draft": draft, "heads": names}
         else:
-            _fail(EITHER_OR)
+            raise CourtError(EITHER_OR)
         heads = {name: pair.load_head(path) for name, path in names.items()}
         rules = comparison.rules_with(heads)
         chosen = comparison.contenders(rules, rule or [])
         folder = AnswerFolder(output, comparison.identity(pair, heads, how, seed))
     except (HeadError, OSError, PairError, comparison.ContenderError) as error:
-        _fail(str(error))
+        raise CourtError(str(error)) from None
 
     answers = comparison.measure(
         pair, questions, chosen, how, seed, folder, lambda these: track(these, f"{len(chosen)} rules and settings")
@@ -106,8 +107,3 @@ def _names(heads: list[str]) -> dict[str, str]:
     """Short names of heads where these tell them apart."""
     short = {f"judge {Path(head).name}": head for head in heads}
     return short if len(short) == len(heads) else {f"judge {head}": head for head in heads}
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"vllm-judge: {message}", err=True)
-    raise typer.Exit(1)

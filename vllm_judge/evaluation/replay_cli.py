@@ -1,13 +1,14 @@
 """The command `vllm-judge replay`."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
 from vllm_judge.tokencourt.commands import one_sentence
+from vllm_judge.tokencourt.errors import CourtError
 
 DEMO_PROBLEMS = 50
 
@@ -30,7 +31,7 @@ def replay(
 ) -> None:
     """Feeds texts that someone else wrote to the target as drafts: what do strict verification and the judge accept?"""
     if demo == all((texts, target, head)) or (demo and any((texts, target, head))):
-        _fail("give either --demo, or a file of texts, --target and --head.")
+        raise CourtError("give either --demo, or a file of texts, --target and --head.")
 
     import torch
 
@@ -55,7 +56,7 @@ def replay(
             Replayed(text, verifier.verify(text.prompt_ids, text.token_ids)) for text in track(found, "replaying")
         ]
     except (HeadError, ReplayError) as error:
-        _fail(str(error))
+        raise CourtError(str(error)) from None
 
     settings = {
         "texts": "answers to the demo's word problems" if demo else texts.name,
@@ -77,8 +78,3 @@ def replay(
     for name in ("share_of_tokens", "accepted_per_cycle"):
         console.print(f"{name.replace('_', ' ')}: {DEFINITIONS[name]}.", highlight=False)
     console.print(f"{output}: replay.html, replay.png, replay.json", highlight=False)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"vllm-judge: {message}", err=True)
-    raise typer.Exit(1)
