@@ -39,7 +39,7 @@ def install_verifier(runner: Any, vllm_config: Any, config: JudgeConfig) -> None
     Raises:
         JudgeConfigError: the runner's verifier is not vLLM's own.
     """
-    from vllm.distributed import get_pp_group
+    from vllm.distributed.parallel_state import get_pp_group
 
     if not get_pp_group().is_last_rank:
         return
