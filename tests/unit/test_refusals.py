@@ -24,6 +24,8 @@ from vllm_judge import JudgeHead
 from vllm_judge.config import JudgeConfigError
 from vllm_judge.engine import hooks, support
 
+pytestmark = pytest.mark.every_vllm
+
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin():

@@ -70,8 +70,8 @@ def refusals(vllm_config: Any) -> Iterator[str]:
     stages = parallel.pipeline_parallel_size
     if stages > 1 and not vllm_config.use_v2_model_runner:
         yield (
-            f"judge cannot be used with pipeline_parallel_size {stages} on model runner V1, whose first stages fail for "
-            "want of a drafter: use pipeline_parallel_size 1."
+            f"judge cannot be used with pipeline_parallel_size {stages} on model runner V1, whose first stages fail "
+            "for want of a drafter: use pipeline_parallel_size 1."
         )
     elif stages > 1 and speculative.method in ("draft_model", "ngram", "ngram_gpu"):
         yield (
