@@ -3,7 +3,7 @@
     python scripts/check_vllm.py 0.33.0                    # downloads the wheel with pip
     python scripts/check_vllm.py path/to/vllm.whl          # or a folder that holds the package `vllm`
 
-Prints every function, name, Triton kernel and mirrored text of vllm_judge.engine.contract, and everything that this
+Prints every function, name, Triton kernel and text of vllm_judge.engine.contract, and everything that this
 package imports from vLLM, with what does not fit; exit status 1 where something does not. `--save` writes what was
 found to tests/contract/VERSION.json, which tests/unit/test_contract.py holds the code to.
 """
@@ -74,7 +74,7 @@ def main() -> None:
             sys.exit(str(error))
         found = look(Sources(root))
         # vcs-versioning writes: __version__ = version = '0.33.0'
-        version = re.search(r"__version__.* = '([^']+)'", (root / "vllm" / "_version.py").read_text())[1]
+        [version] = re.findall(r"^__version__.* = '(.+)'", (root / "vllm" / "_version.py").read_text(), re.MULTILINE)
     table = Table("expected", f"vLLM {version}", title=f"vllm-judge on vLLM {version}")
     fits = mismatches(found)
     for name, problem in fits.items():

@@ -72,6 +72,7 @@ BOTH = (
     Names("vllm.config.speculative:SpeculativeConfig", ("method", "model", "rejection_sample_method")),
     Names("vllm.sampling_params:SamplingParams", ("all_stop_token_ids", "extra_args")),
     Names("vllm.v1.worker.worker_base:WorkerBase", ("load_model",)),
+    Names("vllm.v1.worker.gpu_worker:Worker", ("model_runner",)),
     Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
     Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
     Names("vllm.v1.outputs:ModelRunnerOutput", ("sampled_token_ids",)),
@@ -79,4 +80,11 @@ BOTH = (
     Names("vllm.v1.metrics.stats:SchedulerStats", ("spec_decoding_stats",)),
     Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
     Function("vllm.v1.metrics.utils:create_metric_per_engine", ("metric", "per_engine_labelvalues")),
+)
+
+# What offline.py stops when a command ends.
+OFFLINE = (
+    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core",)),
+    Names("vllm.v1.engine.core_client:MPClient", ("shutdown",)),
+    Names("vllm.v1.engine.core_client:SyncMPClient", ("output_queue_thread",)),
 )
