@@ -25,15 +25,16 @@ import torch
 import typer
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vllm_judge.decoding.decoder import speculative_decode
 from vllm_judge.demo import trio
 from vllm_judge.demo.answers import accuracy
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.documents import MARKER
 from vllm_judge.demo.grammar import Problem
 from vllm_judge.demo.plans import PLANS
 from vllm_judge.demo.pretrain import Plan, Trainer, build_model, start_from
 from vllm_judge.demo.tokenizer import render_prompt, save_tokenizer, train_tokenizer
-from vllm_judge.demo.world import World, is_correct, problems, solution, solution_pieces
-from vllm_judge.evaluation.decoder import speculative_decode
+from vllm_judge.demo.world import is_correct, problems, solution, solution_pieces
 from vllm_judge.head import JudgeHead
 
 REPORT_EVERY, CHECK_EVERY = 100, 500  # steps

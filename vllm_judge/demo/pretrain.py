@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.documents import DocumentWriter, Habits
 from vllm_judge.demo.tokenizer import CONTEXT
-from vllm_judge.demo.world import World, problem_stream
+from vllm_judge.demo.world import problem_stream
 
 HEAD_DIM = 32
 # Names and units must differ from the start: at the usual 0.02 the model learned in 1,000 steps which tokens are units,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm_judge.evaluation.statistics import Estimate
+from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
+from vllm_judge.measuring.statistics import Estimate
 from vllm_judge.training import fit_in_memory, fit_streamed
 from vllm_judge.training.choices import Features
-from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.measure import QuestionBootstrap, ThresholdRates, rates_by_threshold
 from vllm_judge.training.position import position_balanced, position_score
 from vllm_judge.training.problems import Linear, Problem, as_if_balanced, score
@@ -109,7 +109,7 @@ def fit_folder(folder: Path, heads: Sequence[Features], balance_positions: bool 
         balance_positions: weigh tokens so that position tells nothing of the label.
 
     Raises:
-        TrainingError: the folder or its labels are of no use.
+        JudgeError: the folder or its labels are of no use.
     """
     table = load_table(folder)
     _refuse_too_few(table)
@@ -188,7 +188,7 @@ def _refuse_too_few(table: TokenTable) -> None:
     for split, rows in (("training", ~held_out), ("held-out", held_out)):
         rights, wrongs = int(right[rows].sum()), int((~right[rows]).sum())
         if min(rights, wrongs) < MIN_TOKENS:
-            raise TrainingError(
+            raise JudgeError(
                 f"the {split} questions have {rights} right tokens and {wrongs} mistakes, at least {MIN_TOKENS} of "
                 "each are needed: label more answers."
             )
