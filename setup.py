@@ -46,7 +46,17 @@ setup(
         "cuda": ["vllm>=0.32,<0.34"],
         "evaluate": ["lm-eval[api]", "prometheus-client"],
         "dev": [
-            *("build", "hypothesis", "import-linter", "mypy", "playwright", "pytest", "pytest-timeout", "pytest-xdist", "ruff"),
+            *(
+                "build",
+                "hypothesis",
+                "import-linter",
+                "mypy",
+                "playwright",
+                "pytest",
+                "pytest-timeout",
+                "pytest-xdist",
+                "ruff",
+            ),
             *("datasets", "fastapi", "openai", "uvicorn"),  # the extra `court`
             *("lm-eval[api]", "prometheus-client"),  # the extra `evaluate`
         ],

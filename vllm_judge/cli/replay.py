@@ -10,6 +10,7 @@ from vllm_judge.cli.screen import console, define
 from vllm_judge.errors import JudgeError
 
 DEMO_PROBLEMS = 50
+EITHER_OR = "give either --demo, or a file of texts, --target and --head."
 
 
 def replay(
@@ -28,8 +29,8 @@ def replay(
     num_speculative_tokens: NumDrafts = 16,
 ) -> None:
     """Feeds texts that someone else wrote to the target as drafts: what do strict verification and the judge accept?"""
-    if demo == all((texts, target, head)) or (demo and any((texts, target, head))):
-        raise JudgeError("give either --demo, or a file of texts, --target and --head.")
+    if demo and (texts or target or head):
+        raise JudgeError(EITHER_OR)
 
     import torch
 
@@ -48,13 +49,17 @@ def replay(
     if demo:
         verifier = Verifier.load(str(trio.TARGET), str(trio.HEADS["evidence"]), threshold, torch.float32)
         found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
-    else:
+        name = "answers to the demo's word problems"
+    elif texts and target and head:
         verifier = Verifier.load(target, head, threshold, default_dtype())
         found = read_texts(texts, verifier.tokenizer)[:n]
+        name = texts.name
+    else:
+        raise JudgeError(EITHER_OR)
     replayed = [Replayed(text, verifier.verify(text.prompt_ids, text.token_ids)) for text in track("replaying", found)]
 
     settings = {
-        "texts": "answers to the demo's word problems" if demo else texts.name,
+        "texts": name,
         "n": len(found),
         "target": target or "the embedded target",
         "head": head or "the embedded judge",

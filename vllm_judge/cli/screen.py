@@ -24,11 +24,11 @@ IN_ORDER = (
 class Commands(TyperGroup):
     """The group of all commands: the one place where an error becomes a sentence on standard error and exit code 1."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """In the order in which they are used, where typer puts groups last."""
         return sorted(self.commands, key=IN_ORDER.index)
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         progress.show_by(_bar)
         try:
             return super().invoke(ctx)

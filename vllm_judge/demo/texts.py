@@ -29,7 +29,7 @@ def demo_texts(n: int, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Te
         index = rng.choice([i for i, slot in enumerate(problem.slots) if slot.is_number])
         pieces[index] = f" {wrong_number(int(pieces[index]), rng)}"
         authors["one number wrong"].append("".join(pieces))
-    authors["the draft model"] = [tokenizer.decode(ids) for ids in answer(draft, tokenizer, prompts)]
+    authors["the draft model"] = [str(tokenizer.decode(ids)) for ids in answer(draft, tokenizer, prompts)]
     return [
         tokenized(TextLine(prompt=prompt, text=text, author=author), tokenizer)
         for author, texts in authors.items()

@@ -151,7 +151,8 @@ class OfflineEngine(Engine):
         from vllm import SamplingParams
 
         tokenizer = self._llm.get_tokenizer()
-        prompts, params = [], []
+        prompts: list[Any] = []
+        params = []
         for request in asked:
             prompt, arguments = request.args[0], dict(request.args[1])
             # A chat template writes the special tokens itself.
@@ -178,7 +179,8 @@ class OfflineEngine(Engine):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """lm-eval's call for a prompt."""
-        return self._llm.get_tokenizer().apply_chat_template(
+        tokenizer: Any = self._llm.get_tokenizer()
+        return tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,

@@ -56,7 +56,9 @@ class Arm:
 
 def arms(thresholds: Sequence[float]) -> dict[str, dict[str, Any]]:
     """The dials to compare, by name: strict verification first, then the judge at each threshold, or at its own."""
-    judged = {f"judge, threshold {threshold:g}": {"judge_threshold": threshold} for threshold in thresholds}
+    judged: dict[str, dict[str, Any]] = {
+        f"judge, threshold {threshold:g}": {"judge_threshold": threshold} for threshold in thresholds
+    }
     return {STRICT: {"judge": "false"}} | (judged or {"judge": {"judge": "true"}})
 
 

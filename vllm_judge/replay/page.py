@@ -102,7 +102,7 @@ def _tokens(one: Replayed, tokenizer: PreTrainedTokenizerBase) -> list[dict[str,
             "piece": _visible(piece),
             "detail": f"“{_visible(piece)}”: {_verdict(verdict)}. "
             f"The target gives it {probability:.1%}, the judge {judge_probability:.1%}. "
-            f"The target's choice: “{_visible(tokenizer.decode([preferred]))}”, {preferred_probability:.1%}.",
+            f"The target's choice: “{_visible(str(tokenizer.decode([preferred])))}”, {preferred_probability:.1%}.",
         }
         for verdict, piece, probability, judge_probability, preferred, preferred_probability in columns
     ]

@@ -100,7 +100,7 @@ class Verifier:
         protected = self._protected(logits.shape[-1])
         parts = [
             self._rows(*rows, protected)
-            for rows in zip(*(x.split(ROWS) for x in (logits, hidden, tokens)), strict=True)
+            for rows in zip(logits.split(ROWS), hidden.split(ROWS), tokens.split(ROWS), strict=True)
         ]
         return Verdicts(*(torch.cat(column).tolist() for column in zip(*parts, strict=True)))
 
