@@ -5,7 +5,7 @@
 
 Prints every function, name, Triton kernel and text of vllm_judge.engine.contract, and everything that this
 package imports from vLLM, with what does not fit; exit status 1 where something does not. `--save` writes what was
-found to tests/contract/VERSION.json, which tests/unit/test_contract.py holds the code to.
+found to tests/contract/VERSION.json, which tests/unit/engine/test_contract.py holds the code to.
 """
 
 import argparse

@@ -9,13 +9,10 @@ from typing import Any
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vllm_judge.head import HeadError, JudgeHead
+from vllm_judge.errors import HeadError, JudgeConfigError
+from vllm_judge.head import JudgeHead
 
 SECTION = "judge"
-
-
-class JudgeConfigError(ValueError):
-    """A configuration that cannot work; the message is one sentence: the field, what was found, what to do."""
 
 
 class JudgeSection(BaseModel):

@@ -1,11 +1,11 @@
 """What one engine did with a set of problems, in the figures that every demo and benchmark prints."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from vllm_judge.demo.world import Problem, is_correct
-from vllm_judge.evaluation.statistics import accuracy
+from vllm_judge.measuring.statistics import accuracy
 
 # vLLM's counters and ours, by the names that `llm.get_metrics()` and /metrics share (there with a suffix `_total`).
 COUNTERS = {
@@ -14,6 +14,11 @@ COUNTERS = {
     "accepted": "vllm:spec_decode_num_accepted_tokens",
     "judge_only": "vllm:spec_decode_num_judge_only_tokens",
 }
+DEFINITIONS = (
+    "accepted/cycle: draft tokens accepted per target verification, the target's own token not counted. "
+    "judge only: share of the accepted draft tokens that strict verification would have rejected. "
+    "Accuracy, and its paired difference, in % with 95% intervals."
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,12 @@ class Outcome:
             seconds,
             **{name: after[name] - before[name] for name in COUNTERS},
         )
+
+    @classmethod
+    def total(cls, outcomes: "Sequence[Outcome]") -> "Outcome":
+        """Several runs taken together, one after the other."""
+        counts = (sum(column) for column in zip(*(astuple(one)[1:] for one in outcomes), strict=True))
+        return cls(tuple(right for one in outcomes for right in one.correct), *counts)
 
     @property
     def tokens_per_s(self) -> float:
