@@ -10,8 +10,8 @@ from vllm_judge.engine.judge import MAX_STOP_TOKEN_IDS
 
 def validate_request(original: Callable[..., None], self: Any, speculative_config: Any) -> None:
     """Symptom: a malformed dial value would fail in the worker and take the engine down. Why: vLLM does not look into
-    extra_args. How: it is read once at admission, and refused there (HTTP 400). Until: vLLM lets plugins
-    validate (proposed in RFC vllm-project/vllm#17191)."""
+    extra_args. How: it is read once at admission, and refused there (HTTP 400). Until: vLLM lets plugins validate
+    (no issue upstream)."""
     from vllm.exceptions import VLLMValidationError
 
     original(self, speculative_config)
