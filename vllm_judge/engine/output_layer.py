@@ -14,14 +14,6 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from vllm_judge.config import JudgeConfigError
 
-# What this file builds on in vLLM: (target, parameters), checked before a judge is installed.
-EXPECTED = (
-    (
-        "vllm.model_executor.layers.logits_processor:LogitsProcessor.forward",
-        ("self", "lm_head", "hidden_states", "embedding_bias", "skip_gather"),
-    ),
-)
-
 
 class OutputLayer:
     """The output layer of one model: a drafter's own and those of other models are not seen.
@@ -51,15 +43,14 @@ class OutputLayer:
 
 
 @torch.inference_mode()
-def check(runner: Any, layer: OutputLayer, hidden_size: int, vocab_size: int) -> None:
-    """Checks with a pass over dummy tokens, when all is loaded, that a head can read this model.
+def check(runner: Any, layer: OutputLayer) -> None:
+    """Checks with a pass over dummy tokens, when all is loaded, that the judge can read this model.
 
-    Configurations do not tell what arrives at the output layer; without this the first judged step would fail.
+    A configuration does not tell what arrives at the output layer; without this the first judged step would fail.
 
     Args:
-        runner: a model runner, V1 or V2, on its last pipeline rank.
+        runner: a judged model runner, V1 or V2, on its last pipeline rank.
         layer: of the runner's model.
-        hidden_size: H of the head; vocab_size: V as the configuration has it.
 
     Raises:
         JudgeConfigError: the logits are not those of one output layer, or its input or output has another width.
@@ -68,7 +59,8 @@ def check(runner: Any, layer: OutputLayer, hidden_size: int, vocab_size: int) ->
     model = runner.get_model()
     with layer.inputs() as seen:
         logits = model.compute_logits(rows)
-    name = type(model).__name__
+    name, judge = type(model).__name__, runner.rejection_sampler.judge
+    hidden_size, vocab_size = judge.head.hidden_size, len(judge.protected)
     if len(seen) != 1 or len(seen[0]) != len(rows):
         raise JudgeConfigError(
             f"judge needs a model whose logits are those of one output layer (vLLM's LogitsProcessor), and {name}'s "

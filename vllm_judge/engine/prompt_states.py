@@ -20,39 +20,6 @@ ROWS = 512  # rows whose logits exist at a time
 # The class below, as vLLM's option worker_extension_cls takes it.
 EXTENSION = f"{__name__}.PromptStatesExtension"
 
-# What this file builds on in vLLM: (target, parameters), checked before the first prompt.
-EXPECTED = {
-    "v1": (
-        (
-            "vllm.v1.worker.gpu_model_runner:GPUModelRunner._get_prompt_logprobs_dict",
-            ("self", "hidden_states", "num_scheduled_tokens"),
-        ),
-    ),
-    "v2": (
-        (
-            "vllm.v1.worker.gpu.sample.prompt_logprob:PromptLogprobsWorker.add_request",
-            ("self", "req_id", "req_idx", "sampling_params"),
-        ),
-        ("vllm.v1.worker.gpu.sample.prompt_logprob:PromptLogprobsWorker.remove_request", ("self", "req_id")),
-        (
-            "vllm.v1.worker.gpu.sample.prompt_logprob:PromptLogprobsWorker.compute_prompt_logprobs",
-            (
-                "self",
-                "logits_fn",
-                "hidden_states",
-                "input_batch",
-                "all_token_ids",
-                "num_computed_tokens",
-                "prompt_lens",
-            ),
-        ),
-        (
-            "vllm.v1.worker.gpu.sample.prompt_logprob:PromptLogprobsWorker.compute_prompt_token_id_logprobs",
-            ("self", "logits_fn", "hidden_states", "input_batch", "prompt_lens"),
-        ),
-    ),
-}
-
 
 class PromptStatesExtension:
     """Methods that vLLM gives its workers, for `LLM.collective_rpc`."""
@@ -62,23 +29,14 @@ class PromptStatesExtension:
     _prompt_states: "PromptStates"
 
     def watch_prompts(self) -> None:
-        """From now on keeps what requests want of their prompts.
-
-        Raises:
-            RuntimeError: this vLLM is not the expected one.
-        """
-        from vllm_judge.engine.hooks import mismatch
-
-        runner, version = self.model_runner, "v2" if self.vllm_config.use_v2_model_runner else "v1"
-        if changed := [problem for expected in EXPECTED[version] if (problem := mismatch(*expected))]:
-            raise RuntimeError(f"this version of vllm-judge does not fit this vLLM: {'; '.join(changed)}.")
+        """From now on keeps what requests want of their prompts."""
         if not get_pp_group().is_last_rank:
             return
-        self._prompt_states = PromptStates(runner.get_model())
-        if version == "v2":
-            runner.prompt_logprobs_worker = _V2PromptLogprobs(self._prompt_states)
+        self._prompt_states = PromptStates(self.model_runner.get_model())
+        if self.vllm_config.use_v2_model_runner:
+            self.model_runner.prompt_logprobs_worker = _V2PromptLogprobs(self._prompt_states)
         else:
-            _watch_v1(runner, self._prompt_states)
+            _watch_v1(self.model_runner, self._prompt_states)
 
     def take_prompt_states(self, names: list[str]) -> tuple[str, bytes, bytes] | None:
         """Hands over what was kept of sequences, and forgets it.

@@ -5,6 +5,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
+from vllm_judge import output_layer
 from vllm_judge.config import JudgeConfig, JudgeConfigError, JudgeSection, load_head
 from vllm_judge.special_tokens import special_token_ids
 
@@ -26,7 +27,7 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     """
     for refused in refusals(vllm_config):
         raise JudgeConfigError(refused)
-    head = load_head(section, vllm_config.model_config.get_hidden_size())
+    head = load_head(section, output_layer.width(vllm_config.model_config.hf_text_config))
     if vllm_config.lora_config is not None:
         logger.warning("judge: LoRA is on, and the judge head was trained on the base model; measure its quality anew.")
     return JudgeConfig(

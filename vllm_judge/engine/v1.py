@@ -16,22 +16,28 @@ from vllm.v1.sample.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
 from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCount
+from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.kernels.reference import allowed, evidence
 
 # Beyond any model's logit, so that softmax gives the token all of the probability.
 BOOST = 1e8
 
 
-def install(runner: Any, judge: Judge) -> None:
+def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V1 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     sampler = runner.rejection_sampler
     sampler.__class__ = JudgedRejectionSampler
     sampler.judge, sampler.runner = judge, runner
-    sample_tokens = runner.sample_tokens
+    execute_model, sample_tokens = runner.execute_model, runner.sample_tokens
+
+    def judged_execute_model(*args: Any, **kwargs: Any) -> Any:
+        # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
+        with layer.inputs() as seen:
+            output = execute_model(*args, **kwargs)
+        sampler.hidden = seen[0] if seen else None
+        return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
-        state = runner.execute_model_state
-        sampler.hidden = None if state is None else state.sample_hidden_states
         sampler.judge_only = None
         try:
             output = sample_tokens(grammar_output)
@@ -39,7 +45,7 @@ def install(runner: Any, judge: Judge) -> None:
             sampler.hidden = None
         return metrics.attach(output, sampler.judge_only)
 
-    runner.sample_tokens = judged_sample_tokens
+    runner.execute_model, runner.sample_tokens = judged_execute_model, judged_sample_tokens
 
 
 class JudgedRejectionSampler(RejectionSampler):

@@ -9,14 +9,16 @@ from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
 from vllm_judge.engine.judge import FORCED_LOGIT, MAX_STOP_TOKEN_IDS, Judge, JudgeOnlyCount
+from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
-def install(runner: Any, judge: Judge) -> None:
+def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V2 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
+    verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
     add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
@@ -28,12 +30,10 @@ def install(runner: Any, judge: Judge) -> None:
         apply_staged_writes()
         verifier.states.apply_staged_writes()
 
-    def judged_sample(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        verifier.hidden = hidden_states
-        try:
-            return sample(hidden_states, *args, **kwargs)
-        finally:
-            del verifier.hidden
+    def judged_sample(*args: Any, **kwargs: Any) -> Any:
+        # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
+        with layer.inputs() as verifier.layer_inputs:
+            return sample(*args, **kwargs)
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
         verifier.judge_only = None
@@ -42,6 +42,20 @@ def install(runner: Any, judge: Judge) -> None:
 
     sampler.add_request, sampler.apply_staged_writes = judged_add_request, judged_apply_staged_writes
     runner.sample, runner.sample_tokens = judged_sample, judged_sample_tokens
+    if runner.batch_sharder is not None:
+        _follow_shards(runner.batch_sharder, verifier)
+
+
+def _follow_shards(sharder: Any, verifier: Any) -> None:
+    """Where each rank samples for requests of its own, the output layer reads all ranks' rows, rank by rank."""
+    shard_sampler_inputs = sharder.shard_sampler_inputs
+
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        *inputs, plan = shard_sampler_inputs(*args, **kwargs)
+        verifier.first_row = sum(plan.num_logits_per_rank[: sharder.tp_rank])
+        return *inputs, plan
+
+    sharder.shard_sampler_inputs = followed
 
 
 class RequestStates:
@@ -74,18 +88,21 @@ class JudgedRejectionSampler(RejectionSampler):
 
     Attributes:
         judge: the head on this device; states: what the kernels need of each request.
-        hidden: [num_tokens, H], hidden states of the step; it is there during a step only.
+        layer_inputs: what the output layer has read in this step: one tensor, [all ranks' rows, H].
+        first_row: of these, where this rank's begin; rows: [most rows of a step] int64, 0, 1, 2 ...
         judge_only: the step's count of tokens that only the judge accepted.
     """
 
     judge: Judge
     states: RequestStates
-    hidden: torch.Tensor
+    layer_inputs: list[torch.Tensor]
+    rows: torch.Tensor
+    first_row: int = 0
     judge_only: JudgeOnlyCount | None = None
 
     def __call__(self, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
         # vLLM verifies in chunks of requests and hands `_verify` slices of rows: `_row` is where the next one starts.
-        self._hidden_rows, self._row = input_batch.logits_indices, 0
+        [self._hidden], self._row = self.layer_inputs, self.first_row
         self._counts: list[torch.Tensor] = []
         output = super().__call__(logits, input_batch, *args, **kwargs)
         self.judge_only = JudgeOnlyCount(self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts))
@@ -122,7 +139,7 @@ class JudgedRejectionSampler(RejectionSampler):
         if processed is not logits:
             draft_constrained = self._draft_constrained(processed, verify_draft_sampled, idx_mapping_np)
             processed = sampling.apply_top_k_top_p(processed, expanded_idx_mapping, idx_mapping_np)
-        rows = self._hidden_rows[self._row : self._row + len(logits)]
+        rows = self.rows[self._row : self._row + len(logits)]
         self._row += len(logits)
         head = self.judge.head
         sampled, num_sampled, judge_only = judged_rejection_sample(
@@ -141,7 +158,7 @@ class JudgedRejectionSampler(RejectionSampler):
             raw_logits=logits,
             raw_differs=self.states.raw_differs.gpu,
             draft_constrained=draft_constrained,
-            hidden=self.hidden,
+            hidden=self._hidden,
             hidden_rows=rows,
             weight=head.weight,
             bias=head.bias,

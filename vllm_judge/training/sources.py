@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from vllm_judge import output_layer
+from vllm_judge.config import JudgeConfigError
 from vllm_judge.head import EVIDENCE
 from vllm_judge.kernels.reference import evidence
 from vllm_judge.training.choices import Dtype, SourceName
@@ -39,16 +40,20 @@ class VllmSource:
         """`engine`: more options of vLLM's `LLM`.
 
         Raises:
-            TrainingError: vLLM is not installed, or an option is given that is set here.
+            TrainingError: vLLM is not installed or not the expected one, or an option is given that is set here.
         """
         try:
             from vllm import SamplingParams
 
-            from vllm_judge.engine import offline, prompt_states
+            from vllm_judge.engine import fit, offline, prompt_states
         except ImportError:
             raise TrainingError("vLLM is not installed: install it, or use --source transformers.") from None
         if ours := sorted(OURS & engine.keys()):
             raise TrainingError(f"--engine must leave out {', '.join(ours)}: the command sets that itself.")
+        try:
+            fit.check_prompt_states()
+        except JudgeConfigError as error:
+            raise TrainingError(str(error)) from None
         self._params, self._wanted = SamplingParams, prompt_states.WANTED
         self._llm = offline.start(
             model=target,

@@ -54,7 +54,6 @@ BOTH = (
     Names(
         "vllm.config.model:ModelConfig",
         (
-            "get_hidden_size",
             "get_vocab_size",
             "hf_config",
             "hf_text_config",
@@ -71,7 +70,12 @@ BOTH = (
     ),
     Names("vllm.config.speculative:SpeculativeConfig", ("method", "model", "rejection_sample_method")),
     Names("vllm.sampling_params:SamplingParams", ("all_stop_token_ids", "extra_args")),
-    Names("vllm.v1.worker.worker_base:WorkerBase", ("load_model",)),
+    Names("vllm.v1.worker.worker_base:WorkerBase", ("compile_or_warm_up_model", "load_model")),
+    Function(
+        "vllm.model_executor.layers.logits_processor:LogitsProcessor.forward",
+        ("self", "lm_head", "hidden_states", "embedding_bias", "skip_gather"),
+    ),
+    Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
     Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
     Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
     Names("vllm.v1.outputs:ModelRunnerOutput", ("sampled_token_ids",)),

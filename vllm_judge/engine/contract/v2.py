@@ -6,14 +6,28 @@ from vllm_judge.engine.contract.kinds import Function, Mirrored, Names
 V2 = (
     Names(
         "vllm.v1.worker.gpu.model_runner:GPUModelRunner",
-        ("device", "max_num_reqs", "rejection_sampler", "sampler"),
+        (
+            "_dummy_run",
+            "batch_sharder",
+            "decode_query_len",
+            "device",
+            "get_model",
+            "max_num_reqs",
+            "rejection_sampler",
+            "sampler",
+        ),
+    ),
+    Names("vllm.v1.worker.gpu.sample.batch_shard:BatchShardMetadata", ("num_logits_per_rank",)),
+    Names("vllm.v1.worker.gpu.sample.batch_shard:BatchSharder", ("tp_rank",)),
+    Function(
+        "vllm.v1.worker.gpu.sample.batch_shard:BatchSharder.shard_sampler_inputs",
+        ("self", "input_batch", "grammar_output"),
     ),
     Function("vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
     Function(
         "vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample",
         ("self", "hidden_states", "input_batch", "grammar_output"),
     ),
-    Names("vllm.v1.worker.gpu.input_batch:InputBatch", ("logits_indices",)),
     Names(
         "vllm.v1.worker.gpu.sample.sampler:Sampler",
         ("needs_logits_processing", "sampling_states", "thinking_budget_state", "use_fp64_gumbel"),
