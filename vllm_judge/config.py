@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.head import HeadError, JudgeHead
@@ -156,12 +155,6 @@ def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
         head = JudgeHead.from_pretrained(section.model, revision=section.revision)
     except HeadError as error:
         raise JudgeConfigError(f"judge.model: {error}") from None
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise JudgeConfigError(
-            f"judge.model is {section.model!r}, which is neither a folder with a judge head "
-            f"nor a Hub repository that can be read: {reason}"
-        ) from None
     if head.hidden_size != hidden_size:
         raise JudgeConfigError(
             f"judge.model {section.model} was trained for hidden size {head.hidden_size}, but the target's is "
