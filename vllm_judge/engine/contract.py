@@ -31,14 +31,20 @@ HOOKED = {
     "vllm.engine.arg_utils:EngineArgs.add_cli_args": takes("parser"),
     "vllm.engine.arg_utils:EngineArgs.create_engine_config": takes("self", "usage_context", "headless"),
     "vllm.sampling_params:SamplingParams._validate_spec_decode": takes("self", "speculative_config"),
+    "vllm.v1.engine.core:EngineCore.preprocess_add_request": takes("self", "request"),
     "vllm.v1.worker.worker_base:WorkerBase.__init__": takes(
         "self", "vllm_config", "local_rank", "rank", "distributed_init_method", "is_driver_worker"
     ),
     "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": takes(
         "self", "scheduler_output", "model_runner_output"
     ),
-    "vllm.v1.core.sched.scheduler:Scheduler.make_stats": takes(
-        "self", "spec_decoding_stats", "kv_connector_stats", "cudagraph_stats", "perf_stats", "ec_connector_stats"
+    "vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats": takes(
+        "self",
+        "spec_decoding_stats",
+        "num_draft_tokens",
+        "num_accepted_tokens",
+        "num_invalid_spec_tokens",
+        "request_id",
     ),
     "vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__": takes(
         "self", "speculative_config", "labelnames", "per_engine_labelvalues", "is_diffusion"
@@ -55,6 +61,18 @@ HOOKED = {
 # What v1.py overrides and calls.
 V1 = {
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens": takes("self", "grammar_output"),
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner.propose_draft_token_ids": takes(
+        "self",
+        "scheduler_output",
+        "sampled_token_ids",
+        "sampling_metadata",
+        "hidden_states",
+        "sample_hidden_states",
+        "aux_hidden_states",
+        "spec_decode_metadata",
+        "common_attn_metadata",
+        "slot_mappings",
+    ),
     "vllm.v1.sample.rejection_sampler:RejectionSampler.forward": takes(
         "self", "metadata", "draft_probs", "logits", "sampling_metadata"
     ),
@@ -100,6 +118,26 @@ V2 = {
         "expanded_local_pos",
         "seq_lens_upper_bound_np",
         "skip_top_k_top_p",
+    ),
+    "vllm.v1.worker.gpu.spec_decode.ngram.speculator:NgramGPUSpeculator.propose": takes(
+        "self",
+        "input_batch",
+        "attn_metadata",
+        "slot_mappings",
+        "last_hidden_states",
+        "aux_hidden_states",
+        "num_sampled",
+        "num_rejected",
+        "last_sampled",
+        "next_prefill_tokens",
+        "temperature",
+        "seeds",
+        "dp_sync_state",
+        "dummy_run",
+        "skip_attn_for_dummy_run",
+        "mm_inputs",
+        "is_profile",
+        "num_speculative_tokens",
     ),
     "vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler.__call__": takes(
         "self", "logits", "input_batch", "draft_logits", "invalid_drafts"
