@@ -6,8 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vllm_judge.config import SECTION, JudgeConfig, JudgeConfigError, read_speculative_config
-from vllm_judge.engine import contract, support
-from vllm_judge.engine.hook import mismatch
+from vllm_judge.engine import fit, support
 
 
 def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -20,7 +19,7 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
         return original(self, *args, **kwargs)
     config, section = read_speculative_config(given)
     if section is not None:
-        _refuse_another_vllm()
+        fit.check_hooks()
     self.speculative_config = config or None
     try:
         vllm_config = original(self, *args, **kwargs)
@@ -32,15 +31,10 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
         # The same arguments may be used again, and must then still name the judge.
         self.speculative_config = given
     if section is not None:
+        fit.check_runner(vllm_config.use_v2_model_runner)
         judge = support.check(vllm_config, section)
         vllm_config.speculative_config.judge = judge
     return vllm_config
-
-
-def _refuse_another_vllm() -> None:
-    problems = [problem for target in contract.HOOKED if (problem := mismatch(target))]
-    if problems:
-        raise JudgeConfigError(f"judge: this version of vllm-judge does not fit this vLLM: {'; '.join(problems)}.")
 
 
 def _first_sentence(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""How a function of vLLM is wrapped: checked against the contract first, and once."""
+"""How a function of vLLM is wrapped: once, and only if it is as the contract says."""
 
 import functools
 import importlib
@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_judge.engine import contract
+from vllm_judge.engine.contract import HOOKED, Function
+
+_FUNCTIONS = {function.target: function for function in HOOKED}
 
 
 def _owner(target: str) -> tuple[Any, str]:
@@ -17,22 +19,25 @@ def _owner(target: str) -> tuple[Any, str]:
     return functools.reduce(getattr, parents, importlib.import_module(module)), name
 
 
-def mismatch(target: str) -> str | None:
-    """What is not as the contract says of a function of vLLM, as it is in this process; None if it fits."""
+def mismatch(function: Function) -> str | None:
+    """What is not as expected of a function, as it is in this process, where another plugin may have replaced it."""
     try:
-        owner, name = _owner(target)
-        function = getattr(owner, name)
-    except (ImportError, AttributeError) as error:
-        return f"{target} is gone ({error})"
-    return contract.FUNCTIONS[target].mismatch(target, tuple(inspect.signature(function).parameters))
+        owner, name = _owner(function.target)
+        found = list(inspect.signature(getattr(owner, name)).parameters)
+    except (ImportError, AttributeError):
+        found = None
+    return function.mismatch(found)
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A function of vLLM, "module:Class.function", and what is put around it: around(original, *args, **kwargs)."""
+    """A function of the contract, and what is put around it: around(original, *args, **kwargs)."""
 
     target: str
     around: Callable[..., Any]
+
+    def mismatch(self) -> str | None:
+        return mismatch(_FUNCTIONS[self.target])
 
     def install(self) -> None:
         """Puts `around` in place, once."""

@@ -3,8 +3,8 @@
 vLLM verifies drafts strictly, and from 0.33 on by one lossy rule besides (FLy, `rejection_sample_method="fly"`,
 vllm-project/vllm#53987), with no way to add another. Each `around` says in its docstring what would go wrong without
 it (symptom), why vLLM is so (why), what is done (how), and when it can go, with the issue upstream where there is one
-(until). `install` checks every target against contract.py first and installs all hooks or none; where vLLM has changed,
-a configuration with a judge is refused with the list of what does not fit, and vLLM without a judge is left alone.
+(until). `install` checks every target against the contract first and installs all hooks or none; where vLLM has
+changed, a configuration with a judge is refused with the list of what does not fit, and other engines are left alone.
 """
 
 import copyreg
@@ -15,7 +15,7 @@ from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig
 from vllm_judge.engine import admission, command_line, configuration, cpu_repairs, metrics, worker
-from vllm_judge.engine.hook import Hook, mismatch
+from vllm_judge.engine.hook import Hook
 
 logger = init_logger("vllm.judge")
 
@@ -46,10 +46,10 @@ def install() -> None:
     if _installed:
         return
     _installed = True
-    problems = [problem for hook in HOOKS if (problem := mismatch(hook.target))]
+    problems = [problem for hook in HOOKS if (problem := hook.mismatch())]
     if problems:
         logger.warning("judge: inactive, this vLLM is not the expected one: %s.", "; ".join(problems))
-        if mismatch(CONFIG_HOOK.target) is None:
+        if CONFIG_HOOK.mismatch() is None:
             CONFIG_HOOK.install()
         return
     metrics.extend_stats()

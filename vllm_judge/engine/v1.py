@@ -25,7 +25,7 @@ BOOST = 1e8
 
 
 def install(runner: Any, judge: Judge) -> None:
-    """Gives a V1 runner, on its last pipeline rank, the judge; worker.py has checked that it fits."""
+    """Gives a V1 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     sampler = runner.rejection_sampler
     sampler.__class__ = JudgedRejectionSampler
     sampler.judge, sampler.runner = judge, runner

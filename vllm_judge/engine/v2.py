@@ -16,7 +16,7 @@ from vllm_judge.kernels.verify import judged_rejection_sample
 
 
 def install(runner: Any, judge: Judge) -> None:
-    """Gives a V2 runner, on its last pipeline rank, the judge; worker.py has checked that it fits."""
+    """Gives a V2 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)

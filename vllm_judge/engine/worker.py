@@ -8,9 +8,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig, JudgeConfigError
-from vllm_judge.engine import contract
 from vllm_judge.engine.configuration import judge_config
-from vllm_judge.engine.hook import mismatch
 from vllm_judge.engine.judge import Judge
 
 logger = init_logger("vllm.judge")
@@ -39,24 +37,20 @@ def install_verifier(runner: Any, vllm_config: Any, config: JudgeConfig) -> None
     """Puts the judge into a worker's model runner.
 
     Raises:
-        JudgeConfigError: the runner's verifier is not vLLM's own, or vLLM's verifier has changed.
+        JudgeConfigError: the runner's verifier is not vLLM's own.
     """
     from vllm.distributed import get_pp_group
 
     if not get_pp_group().is_last_rank:
         return
     # Imported here: V2's kernels need Triton, which a machine that runs V1 may lack.
-    v2 = vllm_config.use_v2_model_runner
-    verifier = importlib.import_module(f"vllm_judge.engine.{'v2' if v2 else 'v1'}")
+    verifier = importlib.import_module(f"vllm_judge.engine.{'v2' if vllm_config.use_v2_model_runner else 'v1'}")
     found = type(runner.rejection_sampler)
     if found is not verifier.RejectionSampler:
         raise JudgeConfigError(
             f"judge needs vLLM's own verifier, found {found.__module__}.{found.__qualname__}: "
             "this model or platform brings one of its own, remove judge."
         )
-    changed = [problem for target in (contract.V2 if v2 else contract.V1) if (problem := mismatch(target))]
-    if changed:
-        raise JudgeConfigError(f"judge: this version of vllm-judge does not fit this vLLM: {'; '.join(changed)}.")
     judge = Judge(config, vllm_config.model_config.get_vocab_size(), runner.device)
     verifier.install(runner, judge)
     logger.info("judge: %s verifies draft tokens, threshold %s.", config.model, config.threshold)
