@@ -196,13 +196,13 @@ class JudgeHead(
 
     Attributes:
         source: where `from_pretrained` read the head: an absolute folder, or a Hub repository; `commit`, the commit of
-            that repository. None for a head that was made here.
+            that repository. Empty, and None, for a head that was made here.
 
     Raises:
         HeadError: a value is of another type or out of range, or the convention is unknown.
     """
 
-    source: str | None = None
+    source: str = ""
     commit: str | None = None
 
     def __init__(

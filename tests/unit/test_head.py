@@ -2,15 +2,14 @@
 
 import json
 import math
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from hub import Hub
 from safetensors.torch import save_file
 
 from vllm_judge import HeadError, JudgeHead
@@ -51,9 +50,9 @@ def save_weights(folder: Path, **changed: torch.Tensor) -> None:
     save_file({**weights, **changed}, folder / "model.safetensors")
 
 
-def refusal(source: Any, **hub_options: Any) -> str:
+def refusal(source: Any) -> str:
     with pytest.raises(HeadError) as caught:
-        JudgeHead.from_pretrained(source, **hub_options)
+        JudgeHead.from_pretrained(source)
     sentence = str(caught.value)
     assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 1000
     return sentence
@@ -163,73 +162,21 @@ def test_a_name_that_is_neither_folder_nor_repository_is_refused(source, monkeyp
     assert "judge head" in refusal(source)
 
 
-class Hub:
-    """A Hub of one repository, over HTTP: `main` is the last of its commits."""
-
-    def __init__(self) -> None:
-        self.commits: dict[str, Path] = {}
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                revision, _, name = self.path.removeprefix("/org/judge/resolve/").partition("/")
-                commit = list(hub.commits)[-1] if revision == "main" else revision
-                found = commit in hub.commits and (hub.commits[commit] / name).is_file()
-                content = (hub.commits[commit] / name).read_bytes() if found else b""
-                self.send_response(200 if found else 404)
-                self.send_header("Content-Length", str(len(content)))
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("ETag", f'"{commit}-{name}"')
-                if not found:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(content)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    hub = Hub()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    yield hub
-    hub.close()
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with Hub() as hub:
+        hub.serve_to(monkeypatch, cache=tmp_path / "cache")
+        yield hub
 
 
-@pytest.fixture
-def commit(hub: Hub, tmp_path: Path) -> Callable[[str, float], None]:
-    def commit(digit: str, bias: float) -> None:
-        hub.commits[digit * 40] = tiny.make_head(tmp_path / digit, bias)
-
-    return commit
-
-
-def test_a_head_from_the_hub_names_its_commit_and_that_commit_loads_after_the_branch_moved_on(hub, commit, tmp_path):
-    options = {"endpoint": hub.url, "cache_dir": tmp_path / "cache"}
-    commit("a", 1.0)
-    head = JudgeHead.from_pretrained("org/judge", **options)
-    assert (head.source, head.commit, float(head.bias)) == ("org/judge", "a" * 40, 1.0)
-    commit("b", 2.0)
-    assert float(JudgeHead.from_pretrained("org/judge", **options).bias) == 2.0
-    assert float(JudgeHead.from_pretrained(head.source, revision=head.commit, **options).bias) == 1.0
-    hub.commits["c" * 40] = tmp_path / "nothing"
-    assert refusal("org/judge", **options).startswith(
-        "'org/judge' is neither a folder with a judge head nor a Hub repository that can be read: 404 Client Error"
+def test_a_head_from_the_hub_names_its_commit_and_that_commit_loads_after_the_branch_moved_on(hub, tmp_path):
+    hub.commit(tiny.make_head(tmp_path / "a", 1.0))
+    head = JudgeHead.from_pretrained(hub.NAME)
+    assert (head.source, head.commit, float(head.bias)) == (hub.NAME, hub.head, 1.0)
+    hub.commit(tiny.make_head(tmp_path / "b", 2.0))
+    assert float(JudgeHead.from_pretrained(hub.NAME).bias) == 2.0
+    assert float(JudgeHead.from_pretrained(head.source, revision=head.commit).bias) == 1.0
+    hub.commit(tmp_path / "nothing")
+    assert refusal(hub.NAME).startswith(
+        f"{hub.NAME!r} is neither a folder with a judge head nor a Hub repository that can be read: 404 Client Error"
     )
