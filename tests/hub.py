@@ -15,19 +15,19 @@ class Hub:
 
     def __init__(self) -> None:
         self.commits: dict[str, Path] = {}
-        self.requested: list[str] = []  # revisions
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 revision, _, name = self.path.removeprefix(f"/{hub.NAME}/resolve/").partition("/")
-                hub.requested.append(revision)
                 commit = hub.head if revision == "main" else revision
                 file = hub.commits[commit] / name
                 content = file.read_bytes() if file.is_file() else b""
                 self.send_response(200 if file.is_file() else 404)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("X-Repo-Commit", commit)
+                if not file.is_file():
+                    self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("ETag", f'"{commit}-{name}"')
                 self.end_headers()
                 if self.command == "GET":

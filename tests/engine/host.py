@@ -12,6 +12,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import StructuredOutputsParams
 
+from vllm_judge.engine.plugin import register
+
 
 def sampling_params(options: dict[str, Any]) -> SamplingParams:
     options = dict(options)
@@ -22,6 +24,7 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
 
 def schedule_asynchronously() -> None:
     """vLLM's default on a GPU, which its CPU platform switches off when the configuration is made."""
+    register()  # as vLLM does before it makes a configuration
     create_engine_config = EngineArgs.create_engine_config
 
     def create(*args: Any, **kwargs: Any) -> Any:

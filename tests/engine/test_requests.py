@@ -5,6 +5,7 @@ and a counter that holds what a request never said or misses what another rank v
 here: in the other tests it is protected, and as a filler would not be seen.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,42 @@ def tokens(answers: list[dict[str, Any]]) -> list[list[int]]:
     return [answer["tokens"] for answer in answers]
 
 
+@pytest.fixture
+def short_drafter(engines: Callable[..., Any], runner: str, models: Path) -> Any:
+    """An engine whose drafter sees fewer tokens than its target."""
+    drafter = {"method": "draft_model", "model": str(models / "draft_zero"), "max_model_len": 48}
+    return engines(runner, "random", drafter=drafter, model=str(models / "target_zero"))
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"extra_args": {"judge_threshold": 2}},
         {"extra_args": {"judge": "perhaps"}},
-        {"stop_token_ids": list(range(100_000, 100_200))},
+        {"stop_token_ids": list(range(tiny.VOCAB))},
     ],
     ids=["threshold", "switch", "stop tokens"],
 )
-def test_a_bad_request_from_a_front_end_that_checks_nothing_fails_alone(engines, runner, bad):
-    engine, prompts = engines(runner, "random"), tiny.prompts(3)
-    wanted = tokens(engine.generate(prompts, GREEDY))
-    answers = engine.generate(prompts, [GREEDY, {**GREEDY, **bad}, GREEDY], unchecked=True)
+def test_a_bad_request_from_a_front_end_that_checks_nothing_fails_alone(short_drafter, bad):
+    prompts = tiny.prompts(3)
+    wanted = tokens(short_drafter.generate(prompts, GREEDY))
+    answers = short_drafter.generate(prompts, [GREEDY, {**GREEDY, **bad}, GREEDY], unchecked=True)
     assert [answer["finish_reason"] for answer in answers] == ["length", "error", "length"]
     assert tokens(answers)[::2] == wanted[::2]
-    assert tokens(engine.generate(prompts, GREEDY)) == wanted
+    assert tokens(short_drafter.generate(prompts, GREEDY)) == wanted
+
+
+def test_drafts_of_a_drafter_that_was_not_asked_are_not_judged(short_drafter, models, target):
+    """Where the drafter's context ends, V1 drafts token 0 for the whole batch."""
+    draft = LlamaForCausalLM.from_pretrained(models / "draft").eval()
+    prompts = [tiny.prompts(1, length=40)[0], *tiny.prompts(2)]
+    params = [{**GREEDY, **ALL, "max_tokens": length} for length in (40, 24, 24)]
+    for prompt, text in zip(prompts, tokens(short_drafter.generate(prompts, params)), strict=True):
+        sequence = torch.tensor([prompt + text])
+        said, drafted = (model(sequence).logits[0, len(prompt) - 1 : -1].argmax(dim=-1) for model in (target, draft))
+        assert all(token in choices for token, *choices in zip(text, said.tolist(), drafted.tolist(), strict=True))
+    # And where the drafter is asked again, so is the judge.
+    assert short_drafter.counted(prompts[1:], {**GREEDY, **ALL})[1]["judge_only_tokens"] > 0
 
 
 def own_choice(target: LlamaForCausalLM, text: list[int]) -> int:
@@ -86,22 +107,6 @@ def test_places_that_the_ngram_drafter_leaves_empty_are_not_judged(engines, mode
     assert tokens(engine.generate(prompts, sampled)) != [text for text, _ in expected]
 
 
-def test_drafts_of_a_drafter_that_was_not_asked_are_not_judged(engines, runner, models, target):
-    """Where the drafter's context ends, V1 drafts token 0 for the whole batch."""
-    drafter = {"method": "draft_model", "model": str(models / "draft_zero"), "max_model_len": 48}
-    engine = engines(runner, "random", drafter=drafter, model=str(models / "target_zero"))
-    draft = LlamaForCausalLM.from_pretrained(models / "draft").eval()
-    prompts = [tiny.prompts(1, length=40)[0], *tiny.prompts(2)]
-    answers = tokens(engine.generate(prompts, {**GREEDY, **ALL}))
-    for prompt, text in zip(prompts, answers, strict=True):
-        sequence = torch.tensor([prompt + text])
-        said, drafted = (model(sequence).logits[0, len(prompt) - 1 : -1].argmax(dim=-1) for model in (target, draft))
-        for token, choice, proposal in zip(text, said.tolist(), drafted.tolist(), strict=True):
-            assert token in (choice, proposal)
-    judged = engine.counted(prompts[1:], {**GREEDY, **ALL})[1]["judge_only_tokens"]
-    assert judged > 0  # and where the drafter is asked again, so is the judge
-
-
 def test_asynchronous_scheduling_gives_the_same_texts_and_counts(engines, runner):
     """The step that runs while a request ends is dropped by the scheduler, with all that it counted."""
     prompts = tiny.prompts(16)
@@ -115,7 +120,6 @@ def test_asynchronous_scheduling_gives_the_same_texts_and_counts(engines, runner
 
 def test_ranks_that_share_out_the_requests_count_as_one(engines):
     prompts = tiny.prompts(4)
-    answers, counts = engines("v2", "random").counted(prompts, GREEDY)
     sharded = engines(
         "v2",
         "random",

@@ -40,7 +40,7 @@ def test_a_dial_sets_the_threshold(judge, extra_args, threshold):
     assert judge.dial(params(**extra_args)).threshold == pytest.approx(threshold)
 
 
-@pytest.mark.parametrize("threshold", [2, -1, math.nan, True, "0.5", None, [], 10**400, "x" * 10_000])
+@pytest.mark.parametrize("threshold", [2, -1, math.nan, True, "0.5", None, [], 2**63, "x" * 10_000])
 def test_a_threshold_that_means_nothing_is_strict_in_a_worker(judge, threshold):
     assert judge.dial(params(judge_threshold=threshold)) == (math.inf, ())
 

@@ -272,7 +272,7 @@ def test_a_hook_that_no_longer_fits_refuses_the_judge_and_leaves_other_engines_a
     """In a process of its own: vLLM with a changed method, as a later version might have it."""
     program = f"""
 import vllm.v1.core.sched.scheduler as scheduler
-scheduler.Scheduler.make_stats = lambda self, everything: None
+scheduler.Scheduler.make_spec_decoding_stats = lambda self, everything: None
 from vllm.engine.arg_utils import EngineArgs
 from vllm_judge.engine import hooks
 hooks.install()
