@@ -6,7 +6,15 @@ from vllm_judge.engine.contract.kinds import Function, Mirrored, Names
 V1 = (
     Names(
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
-        ("device", "get_model", "input_batch", "rejection_sampler", "requests", "uniform_decode_query_len"),
+        (
+            "device",
+            "execute_model_state",
+            "get_model",
+            "input_batch",
+            "rejection_sampler",
+            "requests",
+            "uniform_decode_query_len",
+        ),
     ),
     Function(
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner.execute_model",
@@ -32,6 +40,22 @@ V1 = (
         ),
     ),
     Function("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
+    # Called wherever a drafter is asked: what verification reads beside is a filler.
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner.propose_draft_token_ids",
+        (
+            "self",
+            "scheduler_output",
+            "sampled_token_ids",
+            "sampling_metadata",
+            "hidden_states",
+            "sample_hidden_states",
+            "aux_hidden_states",
+            "spec_decode_metadata",
+            "common_attn_metadata",
+            "slot_mappings",
+        ),
+    ),
     Names("vllm.v1.worker.gpu_input_batch:InputBatch", ("req_ids",)),
     Names("vllm.v1.worker.gpu_input_batch:CachedRequestState", ("sampling_params",)),
     Names(
