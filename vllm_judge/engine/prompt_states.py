@@ -16,7 +16,7 @@ from vllm_judge.kernels.reference import evidence
 
 # The request's extra argument: {"name": of the sequence, "rows": [N] places of tokens, "tokens": [N] these tokens}.
 WANTED = "vllm_judge_prompt_states"
-ROWS = 512  # rows whose logits exist at a time
+ROWS = 256  # rows whose logits exist at a time
 # The class below, as vLLM's option worker_extension_cls takes it.
 EXTENSION = f"{__name__}.PromptStatesExtension"
 
