@@ -16,10 +16,12 @@ from vllm_judge.config import JudgeConfigError
 
 
 class OutputLayer:
-    """The output layer of one model: a drafter's own and those of other models are not seen.
+    """The output layer of one model; a drafter's own is not seen.
 
-    Sampling, prompt logprobs and vLLM's dummy runs all pass through it; `inputs` bounds the calls that are meant. It
-    runs outside of CUDA graphs and compiled code.
+    Symptom: the judge reads another tensor than the one that makes the logits. Why: vLLM hands on what the forward pass
+    returned. How: a PyTorch hook on the model's LogitsProcessor, which runs outside of CUDA graphs and compiled code;
+    sampling, prompt logprobs and dummy runs all pass there, so `inputs` bounds the calls that are meant. Until: vLLM
+    hands verifiers the output layer's input.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -35,7 +37,8 @@ class OutputLayer:
     @contextlib.contextmanager
     def inputs(self) -> Iterator[list[torch.Tensor]]:
         """While open, every call of the layer adds its input [rows, H] to the list."""
-        self._seen = seen = []
+        seen: list[torch.Tensor] = []
+        self._seen = seen
         try:
             yield seen
         finally:

@@ -53,8 +53,10 @@ class PromptStatesExtension:
 class PromptStates:
     """The rows that requests want, read from a model's output layer step by step."""
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: Any):
         self._model, self._layer = model, OutputLayer(model)
+        # Of tensor-parallel ranks all take part in the logits, and on some platforms the first alone gets them.
+        self._keeps = get_tp_group().is_first_rank
         self._kept: dict[str, _Kept] = {}
 
     def read(self, hidden_states: torch.Tensor, wanted: dict[str, Any], start: int, offset: int, count: int) -> None:
@@ -75,25 +77,23 @@ class PromptStates:
             return
         of_own, of_verified = where.split([int(own.sum()), int(verified.sum())])
         next_tokens = torch.zeros_like(places).index_copy(0, of_verified, tokens[verified])
-        hidden, said = self._ask(hidden_states, places - start + offset, next_tokens)
-        if get_tp_group().is_first_rank:
+        in_step = (places - start + offset).to(hidden_states.device)
+        blocks = zip(in_step.split(ROWS), next_tokens.split(ROWS), strict=True)
+        asked = [self._ask(hidden_states[block], tokens) for block, tokens in blocks]
+        if self._keeps:
+            hidden, said = (torch.cat(column) for column in zip(*asked, strict=True))
             kept = self._kept.setdefault(wanted["name"], _Kept(len(rows), hidden))
             kept.hidden[own], kept.evidence[verified] = hidden[of_own], said[of_verified]
             kept.missing[own, 0] = kept.missing[verified, 1] = False
 
-    def _ask(
-        self, hidden_states: torch.Tensor, rows: torch.Tensor, next_tokens: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _ask(self, rows: torch.Tensor, next_tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The output layer's input [N, H] in rows of a step, and what its logits say of tokens [N, 4], on the host."""
-        hidden, said = [], []
-        for block, tokens in zip(rows.split(ROWS), next_tokens.split(ROWS), strict=True):
-            with self._layer.inputs() as seen:
-                logits = self._model.compute_logits(hidden_states[block.to(hidden_states.device)])
-            [layer_input] = seen
-            hidden.append(layer_input.cpu())
-            if logits is not None:  # with tensor parallelism some platforms give logits to the first rank only
-                said.append(evidence(logits, tokens.to(logits.device)).cpu())
-        return torch.cat(hidden), torch.cat(said) if said else torch.empty(0, len(EVIDENCE))
+        with self._layer.inputs() as seen:
+            logits = self._model.compute_logits(rows)
+        if not self._keeps:
+            return ()
+        [layer_input] = seen
+        return layer_input.cpu(), evidence(logits, next_tokens.to(logits.device)).cpu()
 
     def take(self, names: list[str]) -> tuple[str, bytes, bytes] | None:
         """See `PromptStatesExtension.take_prompt_states`."""
@@ -125,6 +125,10 @@ def _wanted(sampling_params: Any) -> dict[str, Any] | None:
 
 
 def _watch_v1(runner: Any, states: PromptStates) -> None:
+    """Symptom: no hidden state and no entropy of a prompt's tokens. Why: vLLM offers their log probabilities only, and
+    its pooling runner ends before `compute_logits`. How: in engines that extract, the runner's method for prompt
+    logprobs is replaced. Until: vLLM gives the output layer's input out."""
+
     def read_prompts(hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
         for name, count in num_scheduled_tokens.items():
             request = runner.requests[name]
@@ -137,7 +141,7 @@ def _watch_v1(runner: Any, states: PromptStates) -> None:
 
 
 class _V2PromptLogprobs:
-    """Stands where vLLM's PromptLogprobsWorker does."""
+    """The same on V2, where vLLM has an object of its own for prompt logprobs: this stands in its place."""
 
     def __init__(self, states: PromptStates):
         self._states = states
