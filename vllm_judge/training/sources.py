@@ -87,7 +87,9 @@ class TransformersSource:
     """The target in transformers, one sequence at a time, on a GPU where there is one."""
 
     def __init__(self, target: str, dtype: Dtype):
-        self._model = AutoModelForCausalLM.from_pretrained(target, dtype=dtype.value, use_safetensors=True).eval()
+        # Faster attentions leave out what some models do to its logits, such as Gemma 2's soft cap.
+        options = {"dtype": dtype.value, "use_safetensors": True, "attn_implementation": "eager"}
+        self._model = AutoModelForCausalLM.from_pretrained(target, **options).eval()
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.inference_mode()
