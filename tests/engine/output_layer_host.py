@@ -5,7 +5,8 @@
 MODELS holds targets, heads named head-H, and a draft. For each name OUTPUT gets `NAME.safetensors`, of the N draft
 tokens of all judged steps: `served_hidden` [N, H] and `served_evidence` [N, 4], the same `trained_`, and on V1
 `returned` [N, ...], what the forward pass had returned; and `NAME.json`: the steps' texts, and how many drafts end
-each. A name with a leading "!" is one of the malformed models below: `NAME.json` is then the sentence that refuses it.
+each. A name with a leading "!" or "?" is one of the malformed models below: `NAME.json` is then the sentence that
+refuses it a judge, or its hidden states.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from vllm_judge.engine import offline
 from vllm_judge.kernels.reference import evidence
 from vllm_judge.tokencourt.questions import Split
 from vllm_judge.training.choices import Dtype
+from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.sequences import LabelledSequence
 from vllm_judge.training.sources import VllmSource
 
@@ -154,6 +156,21 @@ def served(llm: LLM) -> tuple[list[Step], list[list[int]]]:
     return steps, [[*text[: step["place"]], *step["tokens"]] for step in steps]
 
 
+def refusal(models: Path, name: str, judged: bool) -> str:
+    ModelRegistry.register_model(name, MALFORMED[name])
+    options = {"hf_overrides": {"architectures": [name]}}
+    try:
+        if judged:
+            with engine(models, "llama", tiny.HIDDEN, **options):
+                return "not refused"
+        VllmSource(str(models / "llama"), Dtype.float32, {**OPTIONS, **options})
+        return "not refused"
+    except (JudgeConfigError, TrainingError) as error:
+        return str(error)
+    finally:
+        cleanup_dist_env_and_memory()
+
+
 def import_here(architecture: str) -> None:
     """Has vLLM look at a model's class in this process: by default it starts one of its own for each."""
     ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
@@ -164,15 +181,8 @@ def main() -> None:
     import_here("LlamaForCausalLM")
     gc.freeze()  # vLLM collects garbage ten times an engine: not through all modules
     for name in names:
-        if name.startswith("!"):
-            ModelRegistry.register_model(name[1:], MALFORMED[name[1:]])
-            try:
-                with engine(models, "llama", tiny.HIDDEN, hf_overrides={"architectures": [name[1:]]}):
-                    said = "not refused"
-            except JudgeConfigError as error:
-                said = str(error)
-                cleanup_dist_env_and_memory()
-            (output / f"{name}.json").write_text(json.dumps(said))
+        if name[0] in "!?":
+            (output / f"{name}.json").write_text(json.dumps(refusal(models, name[1:], judged=name[0] == "!")))
             continue
         for architecture in json.loads((models / name / "config.json").read_text())["architectures"]:
             import_here(architecture)

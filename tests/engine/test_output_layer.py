@@ -28,7 +28,7 @@ from vllm_judge.training.sources import TransformersSource
 
 HOST = Path(__file__).parent / "output_layer_host.py"
 ON_V2 = ["mimo", "gemma2"]
-MALFORMED = ["!OwnLogits", "!Narrow", "!FewWords"]
+MALFORMED = ["!OwnLogits", "?OwnLogits", "!Narrow", "!FewWords"]
 # fp32, sums in another order, states of norm 1 to 100, through two layers whose weights are large.
 ATOL = 1e-4
 
@@ -126,7 +126,12 @@ def test_transformers_gives_training_the_same(models, name):
         (
             "!OwnLogits",
             "judge needs a model whose logits are those of one output layer (vLLM's LogitsProcessor), and "
-            "OwnLogits's are made in another way: remove judge.",
+            "OwnLogits's are made in another way: no head can read it.",
+        ),
+        (
+            "?OwnLogits",
+            "judge needs a model whose logits are those of one output layer (vLLM's LogitsProcessor), and "
+            "OwnLogits's are made in another way: no head can read it.",
         ),
         (
             "!Narrow",
@@ -139,5 +144,5 @@ def test_transformers_gives_training_the_same(models, name):
         ),
     ],
 )
-def test_a_model_that_a_head_cannot_read_is_refused_when_the_engine_starts(read_on_v1, name, sentence):
+def test_a_model_that_no_head_can_read_is_refused_when_the_engine_starts(read_on_v1, name, sentence):
     assert json.loads((read_on_v1 / f"{name}.json").read_text()) == sentence

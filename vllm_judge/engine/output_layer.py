@@ -46,6 +46,28 @@ class OutputLayer:
 
 
 @torch.inference_mode()
+def dummy_rows(runner: Any) -> torch.Tensor:
+    """What the forward pass of a model runner, V1 or V2, returns for a few dummy tokens; to be called by all ranks."""
+    return runner._dummy_run(getattr(runner, "uniform_decode_query_len", 1), uniform_decode=True)[1]
+
+
+@torch.inference_mode()
+def read_once(model: Any, layer: OutputLayer, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The input of the output layer and the logits of rows; no logits where another tensor-parallel rank gets them.
+
+    Raises:
+        JudgeConfigError: the logits are not those of one output layer.
+    """
+    with layer.inputs() as seen:
+        logits = model.compute_logits(rows)
+    if len(seen) != 1 or len(seen[0]) != len(rows):
+        raise JudgeConfigError(
+            f"judge needs a model whose logits are those of one output layer (vLLM's LogitsProcessor), and "
+            f"{type(model).__name__}'s are made in another way: no head can read it."
+        )
+    return seen[0], logits
+
+
 def check(runner: Any, layer: OutputLayer) -> None:
     """Checks with a pass over dummy tokens, when all is loaded, that the judge can read this model.
 
@@ -58,23 +80,14 @@ def check(runner: Any, layer: OutputLayer) -> None:
     Raises:
         JudgeConfigError: the logits are not those of one output layer, or its input or output has another width.
     """
-    _, rows = runner._dummy_run(getattr(runner, "uniform_decode_query_len", 1), uniform_decode=True)
-    model = runner.get_model()
-    with layer.inputs() as seen:
-        logits = model.compute_logits(rows)
-    name, judge = type(model).__name__, runner.rejection_sampler.judge
-    hidden_size, vocab_size = judge.head.hidden_size, len(judge.protected)
-    if len(seen) != 1 or len(seen[0]) != len(rows):
-        raise JudgeConfigError(
-            f"judge needs a model whose logits are those of one output layer (vLLM's LogitsProcessor), and {name}'s "
-            "are made in another way: remove judge."
-        )
-    if seen[0].shape[-1] != hidden_size:
+    model, judge = runner.get_model(), runner.rejection_sampler.judge
+    hidden, logits = read_once(model, layer, dummy_rows(runner))
+    name, hidden_size, vocab_size = type(model).__name__, judge.head.hidden_size, len(judge.protected)
+    if hidden.shape[-1] != hidden_size:
         raise JudgeConfigError(
             f"judge.model was trained for hidden size {hidden_size}, but what {name}'s output layer reads is "
-            f"{seen[0].shape[-1]} wide: use a head trained on this target."
+            f"{hidden.shape[-1]} wide: use a head trained on this target."
         )
-    # With tensor parallelism some platforms give logits to one rank only.
     if logits is not None and logits.shape[-1] != vocab_size:
         raise JudgeConfigError(
             f"judge needs logits of the whole vocabulary of {vocab_size} tokens, and {name} gives {logits.shape[-1]}: "

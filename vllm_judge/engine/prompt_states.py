@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from vllm.distributed import get_pp_group, get_tp_group
 
-from vllm_judge.engine.output_layer import OutputLayer
+from vllm_judge.config import JudgeConfigError
+from vllm_judge.engine.output_layer import OutputLayer, dummy_rows, read_once
 from vllm_judge.head import EVIDENCE
 from vllm_judge.kernels.reference import evidence
 
@@ -28,15 +29,23 @@ class PromptStatesExtension:
     vllm_config: Any
     _prompt_states: "PromptStates"
 
-    def watch_prompts(self) -> None:
-        """From now on keeps what requests want of their prompts."""
+    def watch_prompts(self) -> str | None:
+        """From now on keeps what requests want of their prompts; or why that cannot be, in a sentence."""
+        rows = dummy_rows(self.model_runner)
         if not get_pp_group().is_last_rank:
-            return
-        self._prompt_states = PromptStates(self.model_runner.get_model())
+            return None
+        model = self.model_runner.get_model()
+        layer = OutputLayer(model)
+        try:
+            read_once(model, layer, rows)
+        except JudgeConfigError as error:
+            return str(error)
+        self._prompt_states = PromptStates(model, layer)
         if self.vllm_config.use_v2_model_runner:
             self.model_runner.prompt_logprobs_worker = _V2PromptLogprobs(self._prompt_states)
         else:
             _watch_v1(self.model_runner, self._prompt_states)
+        return None
 
     def take_prompt_states(self, names: list[str]) -> tuple[str, bytes, bytes] | None:
         """Hands over what was kept of sequences, and forgets it.
@@ -53,8 +62,8 @@ class PromptStatesExtension:
 class PromptStates:
     """The rows that requests want, read from a model's output layer step by step."""
 
-    def __init__(self, model: Any):
-        self._model, self._layer = model, OutputLayer(model)
+    def __init__(self, model: Any, layer: OutputLayer):
+        self._model, self._layer = model, layer
         # Of tensor-parallel ranks all take part in the logits, and on some platforms the first alone gets them.
         self._keeps = get_tp_group().is_first_rank
         self._kept: dict[str, _Kept] = {}
@@ -88,12 +97,10 @@ class PromptStates:
 
     def _ask(self, rows: torch.Tensor, next_tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The output layer's input [N, H] in rows of a step, and what its logits say of tokens [N, 4], on the host."""
-        with self._layer.inputs() as seen:
-            logits = self._model.compute_logits(rows)
-        if not self._keeps:
+        hidden, logits = read_once(self._model, self._layer, rows)
+        if not self._keeps or logits is None:
             return ()
-        [layer_input] = seen
-        return layer_input.cpu(), evidence(logits, next_tokens.to(logits.device)).cpu()
+        return hidden.cpu(), evidence(logits, next_tokens.to(logits.device)).cpu()
 
     def take(self, names: list[str]) -> tuple[str, bytes, bytes] | None:
         """See `PromptStatesExtension.take_prompt_states`."""

@@ -40,7 +40,8 @@ class VllmSource:
         """`engine`: more options of vLLM's `LLM`.
 
         Raises:
-            TrainingError: vLLM is not installed or not the expected one, or an option is given that is set here.
+            TrainingError: vLLM is not installed or not the expected one, an option is given that is set here, or the
+                target's logits are not those of one output layer.
         """
         try:
             from vllm import SamplingParams
@@ -63,7 +64,9 @@ class VllmSource:
             worker_extension_cls=prompt_states.EXTENSION,
             **engine,
         )
-        self._llm.collective_rpc("watch_prompts")
+        for problem in self._llm.collective_rpc("watch_prompts"):
+            if problem is not None:
+                raise TrainingError(problem)
 
     def read(self, sequences: Sequence[LabelledSequence]) -> tuple[torch.Tensor, torch.Tensor]:
         prompts: Any = [{"prompt_token_ids": one.ids} for one in sequences]
