@@ -139,7 +139,7 @@ def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
 
     Args:
         section: the judge section.
-        hidden_size: H of the target model.
+        hidden_size: H of the target model, as its output layer reads it.
 
     Raises:
         JudgeConfigError: no such head, a damaged one, or one of another hidden size.

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safetensors import SafetensorError, safe_open
 
 # What `hidden` means to a head. There is one convention; a file that names another one is refused.
-HIDDEN_STATES = "own row, after the final norm"
+HIDDEN_STATES = "own row, input of the output layer"
 # The columns of `evidence`, in order (see kernels/reference.py, `evidence`).
 EVIDENCE = ("log_prob", "entropy", "margin", "top_prob")
 # Sixty times the widest model there is: beyond it the number is a mistake, and to allocate as much would be another.
@@ -180,18 +180,18 @@ class JudgeHead(
 
     score(d) = weight . h + evidence . e + bias, in fp32; the judge accepts d when score(d) > logit(threshold).
 
-    `h` is the target's hidden state at the draft token's own row: after the target has consumed the token, after the
-    final norm, the tensor that `compute_logits` gets. `e` is what the target's own distribution said of the token one
-    row earlier, where it was verified: (log p, entropy, log p_max - log p, p_max), in nats.
+    `h` is the target's hidden state at the draft token's own row, after the target has consumed the token: the input of
+    its output layer (LM head), whatever the model does before it. `e` is what the target's own distribution said of the
+    token one row earlier, where it was verified: (log p, entropy, log p_max - log p, p_max), in nats.
 
     Parameters (all fp32): `weight` [H], `bias` [], and, where `use_evidence`, `evidence` [4].
 
     Args:
-        hidden_size: H, the target's hidden size.
+        hidden_size: H, the width of what the target's output layer reads: as a rule its hidden size.
         use_evidence: whether the head reads the target's own distribution too.
         threshold: default acceptance threshold, a probability in [0, 1].
         target_model: the model whose hidden states the head was fitted on, and `target_revision`, its revision.
-        hidden_states: the convention of the hidden states; only "own row, after the final norm" exists.
+        hidden_states: the convention of the hidden states; only "own row, input of the output layer" exists.
         provenance: how the head was trained and measured; free form, kept in config.json.
 
     Attributes:

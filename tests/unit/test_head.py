@@ -78,7 +78,7 @@ FIELDS = "hidden_size, use_evidence, threshold, target_model, target_revision, h
         ({"provenance": []}, "provenance of {head} must be an object or null, found []."),
         (
             {"hidden_states": "before the norm"},
-            "hidden_states of {head} must be 'own row, after the final norm' "
+            "hidden_states of {head} must be 'own row, input of the output layer' "
             "(fit the head again with this version's hidden states), found 'before the norm'.",
         ),
         ({"treshold": 0.5}, f"'treshold' of {{head}} is unknown: the fields of a head are {FIELDS}."),

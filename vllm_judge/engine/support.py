@@ -7,6 +7,7 @@ from typing import Any
 from vllm import envs
 from vllm.logger import init_logger
 
+from vllm_judge import output_layer
 from vllm_judge.config import JudgeConfig, JudgeConfigError, JudgeSection, load_head
 from vllm_judge.engine.metrics import COUNTER
 from vllm_judge.head import JudgeHead
@@ -30,7 +31,7 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     """
     for refused in refusals(vllm_config):
         raise JudgeConfigError(refused)
-    head = load_head(section, vllm_config.model_config.get_hidden_size())
+    head = load_head(section, output_layer.width(vllm_config.model_config.hf_text_config))
     for doubt in doubts(vllm_config, head):
         logger.warning("judge: %s", doubt)
     return JudgeConfig(

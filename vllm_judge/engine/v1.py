@@ -17,6 +17,7 @@ from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm_judge.engine import metrics
 from vllm_judge.engine.dial import STRICT, Dial
 from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.engine.row_blocks import by_row
 from vllm_judge.kernels.reference import allowed, evidence
 
@@ -24,24 +25,30 @@ from vllm_judge.kernels.reference import allowed, evidence
 BOOST = 1e8
 
 
-def install(runner: Any, judge: Judge) -> None:
+def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V1 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     sampler = runner.rejection_sampler
     sampler.__class__ = JudgedRejectionSampler
     sampler.judge, sampler.runner = judge, runner
     sampler.unproposed = set()
-    sample_tokens, propose_draft_token_ids = runner.sample_tokens, runner.propose_draft_token_ids
+    execute_model, sample_tokens = runner.execute_model, runner.sample_tokens
+    propose_draft_token_ids = runner.propose_draft_token_ids
+
+    def judged_execute_model(*args: Any, **kwargs: Any) -> Any:
+        # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
+        with layer.inputs() as seen:
+            output = execute_model(*args, **kwargs)
+        sampler.hidden = seen[0] if seen else None
+        return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
-        state = runner.execute_model_state
-        sampler.hidden = None if state is None else state.sample_hidden_states
-        sampler.judge_only = None
-        sampler.proposed = False
+        sampled = runner.execute_model_state is not None
+        sampler.judge_only, sampler.proposed = None, False
         try:
             output = sample_tokens(grammar_output)
         finally:
             sampler.hidden = None
-        if state is not None:
+        if sampled:
             sampler.remember_fillers()
         return metrics.attach(output, sampler.judge_only)
 
@@ -49,7 +56,7 @@ def install(runner: Any, judge: Judge) -> None:
         sampler.proposed = True
         return propose_draft_token_ids(*args, **kwargs)
 
-    runner.sample_tokens = judged_sample_tokens
+    runner.execute_model, runner.sample_tokens = judged_execute_model, judged_sample_tokens
     runner.propose_draft_token_ids = judged_propose_draft_token_ids
 
 

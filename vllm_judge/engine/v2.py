@@ -11,17 +11,19 @@ from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 from vllm_judge.engine import metrics
 from vllm_judge.engine.dial import MAX_STOP_TOKEN_IDS
 from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.engine.v2_fillers import Fillers
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
-def install(runner: Any, judge: Judge) -> None:
+def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V2 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
     if runner.speculative_config.use_ngram():
         verifier.fillers = Fillers(runner.speculator, runner.max_num_reqs, runner.num_speculative_steps, runner.device)
+    verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
     add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
@@ -34,11 +36,10 @@ def install(runner: Any, judge: Judge) -> None:
         verifier.states.apply_staged_writes()
 
     def judged_sample(hidden_states: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
-        verifier.hidden, verifier.counts = hidden_states, None
-        try:
+        verifier.counts = None
+        # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
+        with layer.inputs() as verifier.layer_inputs:
             output = sample(hidden_states, input_batch, *args, **kwargs)
-        finally:
-            del verifier.hidden
         if runner.batch_sharder is not None and input_batch.num_draft_tokens:
             verifier.gather_counts(input_batch.idx_mapping)
         if verifier.counts is not None:
@@ -52,6 +53,20 @@ def install(runner: Any, judge: Judge) -> None:
 
     sampler.add_request, sampler.apply_staged_writes = judged_add_request, judged_apply_staged_writes
     runner.sample, runner.sample_tokens = judged_sample, judged_sample_tokens
+    if runner.batch_sharder is not None:
+        _follow_shards(runner.batch_sharder, verifier)
+
+
+def _follow_shards(sharder: Any, verifier: Any) -> None:
+    """Where each rank samples for requests of its own, the output layer reads all ranks' rows, rank by rank."""
+    shard_sampler_inputs = sharder.shard_sampler_inputs
+
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        *inputs, plan = shard_sampler_inputs(*args, **kwargs)
+        verifier.first_row = sum(plan.num_logits_per_rank[: sharder.tp_rank])
+        return *inputs, plan
+
+    sharder.shard_sampler_inputs = followed
 
 
 class RequestStates:
@@ -83,7 +98,8 @@ class JudgedRejectionSampler(RejectionSampler):
 
     Attributes:
         judge: the head on this device; states: what the kernels need of each request.
-        hidden: [num_tokens, H], hidden states of the step; it is there during a step only.
+        layer_inputs: what the output layer has read in this step: one tensor, [all ranks' rows, H].
+        first_row: of these, where this rank's begin; rows: [most rows of a step] int64, 0, 1, 2 ...
         fillers: which drafts no drafter proposed, where the drafter leaves places empty.
         counts: [num_reqs] int32, for each request of the step the tokens that only the judge accepted; judge_only, the
             same on its way to the host. None where nothing was verified.
@@ -91,14 +107,16 @@ class JudgedRejectionSampler(RejectionSampler):
 
     judge: Judge
     states: RequestStates
-    hidden: torch.Tensor
+    layer_inputs: list[torch.Tensor]
+    rows: torch.Tensor
+    first_row: int = 0
     fillers: Fillers | None = None
     counts: torch.Tensor | None = None
     judge_only: JudgeOnlyCounts | None = None
 
     def __call__(self, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
         # vLLM verifies in chunks of requests and hands `_verify` slices of rows: `_row` is where the next one starts.
-        self._hidden_rows, self._row = input_batch.logits_indices, 0
+        [self._hidden], self._row = self.layer_inputs, self.first_row
         self._counts: list[torch.Tensor] = []
         output = super().__call__(logits, input_batch, *args, **kwargs)
         self.counts = self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts)
@@ -149,7 +167,7 @@ class JudgedRejectionSampler(RejectionSampler):
         draft_constrained = self._draft_constrained(processed, verify_draft_sampled, idx_mapping_np, fillers)
         if processed is not logits:
             processed = sampling.apply_top_k_top_p(processed, expanded_idx_mapping, idx_mapping_np)
-        rows = self._hidden_rows[self._row : self._row + len(logits)]
+        rows = self.rows[self._row : self._row + len(logits)]
         self._row += len(logits)
         head = self.judge.head
         sampled, num_sampled, judge_only = judged_rejection_sample(
@@ -168,7 +186,7 @@ class JudgedRejectionSampler(RejectionSampler):
             raw_logits=logits,
             raw_differs=self.states.raw_differs.gpu,
             draft_constrained=draft_constrained,
-            hidden=self.hidden,
+            hidden=self._hidden,
             hidden_rows=rows,
             weight=head.weight,
             bias=head.bias,

@@ -62,7 +62,6 @@ BOTH = (
     Names(
         "vllm.config.model:ModelConfig",
         (
-            "get_hidden_size",
             "get_vocab_size",
             "hf_config",
             "hf_text_config",
@@ -81,7 +80,12 @@ BOTH = (
     Names("vllm.sampling_params:SamplingParams", ("all_stop_token_ids", "extra_args")),
     Names("vllm.v1.engine:EngineCoreRequest", ("sampling_params",)),
     Names("vllm.v1.engine.core:EngineCore", ("vllm_config",)),
-    Names("vllm.v1.worker.worker_base:WorkerBase", ("load_model",)),
+    Names("vllm.v1.worker.worker_base:WorkerBase", ("compile_or_warm_up_model", "load_model")),
+    Function(
+        "vllm.model_executor.layers.logits_processor:LogitsProcessor.forward",
+        ("self", "lm_head", "hidden_states", "embedding_bias", "skip_gather"),
+    ),
+    Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
     Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
     Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
     Names("vllm.v1.outputs:ModelRunnerOutput", ("req_ids", "sampled_token_ids")),

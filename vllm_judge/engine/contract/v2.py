@@ -7,8 +7,11 @@ V2 = (
     Names(
         "vllm.v1.worker.gpu.model_runner:GPUModelRunner",
         (
+            "_dummy_run",
             "batch_sharder",
+            "decode_query_len",
             "device",
+            "get_model",
             "max_num_reqs",
             "num_speculative_steps",
             "rejection_sampler",
@@ -17,12 +20,18 @@ V2 = (
             "speculator",
         ),
     ),
+    Names("vllm.v1.worker.gpu.sample.batch_shard:BatchShardMetadata", ("num_logits_per_rank",)),
+    Names("vllm.v1.worker.gpu.sample.batch_shard:BatchSharder", ("tp_rank",)),
+    Function(
+        "vllm.v1.worker.gpu.sample.batch_shard:BatchSharder.shard_sampler_inputs",
+        ("self", "input_batch", "grammar_output"),
+    ),
     Function("vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
     Function(
         "vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample",
         ("self", "hidden_states", "input_batch", "grammar_output"),
     ),
-    Names("vllm.v1.worker.gpu.input_batch:InputBatch", ("idx_mapping", "logits_indices", "num_draft_tokens")),
+    Names("vllm.v1.worker.gpu.input_batch:InputBatch", ("idx_mapping", "num_draft_tokens")),
     Function("vllm.distributed.communication_op:tensor_model_parallel_all_reduce", ("input_",)),
     Function(
         "vllm.v1.worker.gpu.spec_decode.ngram.speculator:NgramGPUSpeculator.propose",
