@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.distributed import tensor_model_parallel_all_reduce
+from vllm.distributed.communication_op import tensor_model_parallel_all_reduce
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
