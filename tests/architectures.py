@@ -28,7 +28,8 @@ LLAMA_LIKE = {
     "initializer_range": 0.35,
     "tie_word_embeddings": False,
 }
-GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 32, "sliding_window": 64}
+# Without sliding windows: on V1 vLLM wants the drafter's layers and the target's in one group of its cache.
+GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 32, "layer_types": ["full_attention"] * 2}
 # MiniCPM multiplies embeddings and branches, and divides the state before its output layer by hidden_size / 16.
 MINICPM = {"scale_emb": 2.0, "scale_depth": 1.4, "dim_model_base": 16, "num_experts": 0}
 TOKENS = {"bos_token_id": 2, "eos_token_id": tiny.EOS, "pad_token_id": 0, "vocab_size": tiny.VOCAB}

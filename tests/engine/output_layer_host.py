@@ -2,13 +2,14 @@
 
     output_layer_host.py MODELS OUTPUT NAME...
 
-MODELS holds targets, heads named head-H, and a draft. For each name OUTPUT gets `NAME.safetensors`, of the N draft tokens
-of all judged steps: `served_hidden` [N, H] and `served_evidence` [N, 4], the same `trained_`, and on V1 `returned`
-[N, ...], what the forward pass had returned; and `NAME.json`: the steps' texts, and how many drafts end each. A name
-with a leading "!" is one of the malformed models below: `NAME.json` is then the sentence that refuses it.
+MODELS holds targets, heads named head-H, and a draft. For each name OUTPUT gets `NAME.safetensors`, of the N draft
+tokens of all judged steps: `served_hidden` [N, H] and `served_evidence` [N, 4], the same `trained_`, and on V1
+`returned` [N, ...], what the forward pass had returned; and `NAME.json`: the steps' texts, and how many drafts end
+each. A name with a leading "!" is one of the malformed models below: `NAME.json` is then the sentence that refuses it.
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -34,7 +35,13 @@ from vllm_judge.training.sequences import LabelledSequence
 from vllm_judge.training.sources import VllmSource
 
 V2 = os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "1"
-OPTIONS = {"enforce_eager": True, "max_model_len": 128, "max_num_seqs": 4, "gpu_memory_utilization": 0.3}
+OPTIONS = {
+    "enforce_eager": True,
+    "max_model_len": 128,
+    "max_num_seqs": 4,
+    "gpu_memory_utilization": 0.3,
+    "num_gpu_blocks_override": 64,  # no gigabyte to clear in each engine
+}
 # So few that vLLM reads prompts in parts.
 CHUNKED = {"max_num_batched_tokens": 16}
 DRAFTS = 4
@@ -50,8 +57,8 @@ class OwnLogits(LlamaForCausalLM):
 class Narrow(LlamaForCausalLM):
     """An output layer that reads half of the hidden state, of which the configuration says nothing."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.lm_head = ParallelLMHead(tiny.VOCAB, tiny.HIDDEN // 2)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -64,8 +71,8 @@ class Narrow(LlamaForCausalLM):
 class FewWords(LlamaForCausalLM):
     """Logits of a part of the vocabulary."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.logits_processor = LogitsProcessor(100)
 
 
@@ -109,7 +116,8 @@ def record_v1(runner: Any, steps: list[Step]) -> None:
         return process(logits, sampling_metadata, metadata)
 
     def scoring(hidden: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-        steps.append({**now, "hidden": hidden.clone(), "evidence": read.clone()})
+        if len(hidden):
+            steps.append({**now, "hidden": hidden.clone(), "evidence": read.clone()})
         return score(hidden, read)
 
     runner.execute_model, verifier.apply_logits_processors = executing, processing
@@ -146,8 +154,15 @@ def served(llm: LLM) -> tuple[list[Step], list[list[int]]]:
     return steps, [[*text[: step["place"]], *step["tokens"]] for step in steps]
 
 
+def import_here(architecture: str) -> None:
+    """Has vLLM look at a model's class in this process: by default it starts one of its own for each."""
+    ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
+
+
 def main() -> None:
     models, output, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    import_here("LlamaForCausalLM")
+    gc.freeze()  # vLLM collects garbage ten times an engine: not through all modules
     for name in names:
         if name.startswith("!"):
             ModelRegistry.register_model(name[1:], MALFORMED[name[1:]])
@@ -159,6 +174,8 @@ def main() -> None:
                 cleanup_dist_env_and_memory()
             (output / f"{name}.json").write_text(json.dumps(said))
             continue
+        for architecture in json.loads((models / name / "config.json").read_text())["architectures"]:
+            import_here(architecture)
         hidden_size = architectures.PROJECTED if name == "opt_projected" else tiny.HIDDEN
         with engine(models, name, hidden_size) as llm:
             steps, texts = served(llm)

@@ -49,6 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_host(models: Path, output: Path, runner: str, names: list[str]) -> Path:
     environment = {**os.environ, **CPU, **RUNNERS[runner], "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    environment["TORCH_COMPILE_DISABLE"] = "1"  # to compile a model's small functions takes longer than to run it
     path = os.pathsep.join([str(HOST.parents[1]), environment.get("PYTHONPATH", "")])
     child = subprocess.run(
         [sys.executable, str(HOST), str(models), str(output), *names],
