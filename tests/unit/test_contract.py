@@ -20,6 +20,7 @@ from vllm_judge.engine.contract import V1, Sources  # noqa: E402
 
 VERSIONS = {file.stem: json.loads(file.read_text()) for file in sorted(check_vllm.FOUND.glob("*.json"))}
 INSTALLED = Path(vllm.__file__).parents[1]
+pytestmark = pytest.mark.every_vllm
 
 
 @pytest.mark.parametrize("version", VERSIONS)
