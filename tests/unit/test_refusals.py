@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from architectures import make_architecture
 from safetensors.torch import save_file
 from transformers import Qwen3VLConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
@@ -155,6 +156,13 @@ def test_a_head_of_another_hidden_size_is_refused(models, tmp_path):
         f"judge.model {tmp_path / 'other'} was trained for hidden size 96, but the target's is 64: "
         "use a head trained on this target (this one was trained on another)."
     )
+
+
+def test_a_head_is_as_wide_as_what_the_output_layer_reads(models, tmp_path):
+    target = make_architecture("opt_projected", tmp_path / "target")
+    assert "was trained for hidden size 64, but the target's is 32:" in refusal(models, head(models), model=str(target))
+    JudgeHead(32).save_pretrained(tmp_path / "head")
+    engine_config(models, {"model": str(tmp_path / "head")}, model=str(target))
 
 
 def test_a_judge_without_a_drafter_is_refused(models):
