@@ -51,7 +51,7 @@ CHANGES = {
         REJECTION_SAMPLER,
         "accepted = draft_prob > 0 and target_prob / draft_prob >= uniform_prob",
         "accepted = draft_prob > 0 and target_prob / draft_prob > uniform_prob",
-        "vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel is not the text that is mirrored: ",
+        "vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel is not the text that was read: ",
     ),
     "a field that is read": (
         "v1/spec_decode/metadata.py",
