@@ -122,7 +122,7 @@ class _Files:
             weights = Path(hf_hub_download(source, SAFETENSORS_SINGLE_FILE, revision=commit, **hub_options))
         except (HFValidationError, HfHubHTTPError, OSError) as error:
             raise HeadError(
-                f"{source!r} is neither a folder with a judge head nor a Hub repository that can be read: "
+                f"{_shown(source)} is neither a folder with a judge head nor a Hub repository that can be read: "
                 f"{_reason(error)}"
             ) from error
         return cls(source, commit, config, weights)

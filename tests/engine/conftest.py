@@ -16,6 +16,13 @@ from environments import CPU, CPU_TWO_RANKS, NUM_DRAFTS, RUNNERS
 HERE = Path(__file__).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, the tests of a model runner run in one process and share its engines."""
+    for item in items:
+        if runner := getattr(item, "callspec", None) and item.callspec.params.get("runner"):
+            item.add_marker(pytest.mark.xdist_group(runner))
+
+
 class Engine:
     """An `LLM` in a process of its own: `host.py` at the other end of two pipes."""
 

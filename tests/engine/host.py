@@ -1,6 +1,7 @@
 """A real vLLM engine in a process of its own, driven over a pipe: one JSON line in, one out (see conftest.Engine)."""
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ def schedule_asynchronously() -> None:
     register()  # as vLLM does before it makes a configuration
     create_engine_config = EngineArgs.create_engine_config
 
+    @functools.wraps(create_engine_config)
     def create(*args: Any, **kwargs: Any) -> Any:
         config = create_engine_config(*args, **kwargs)
         config.scheduler_config.async_scheduling = True

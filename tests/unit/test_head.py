@@ -156,7 +156,7 @@ def test_a_folder_that_lacks_a_file_or_holds_another_thing_by_its_name_is_refuse
     assert refusal(folder) == f"no judge head in {folder}: it holds no model.safetensors."
 
 
-@pytest.mark.parametrize("source", ["x" * 5000, "./nowhere", "a\0b", "\ud800", "", "a/b/c/d"])
+@pytest.mark.parametrize("source", ["x" * 5000, "x/" * 1000, "./nowhere", "a\0b", "\ud800", "", "a/b/c/d"])
 def test_a_name_that_is_neither_folder_nor_repository_is_refused(source, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "judge head" in refusal(source)

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,13 +16,16 @@ import tiny
 import torch
 from architectures import make_architecture
 from safetensors.torch import save_file
+from transformers import Qwen3VLConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_judge import JudgeHead
 from vllm_judge.config import JudgeConfigError
-from vllm_judge.engine import hooks
+from vllm_judge.engine import hooks, support
+
+pytestmark = pytest.mark.every_vllm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -206,15 +210,76 @@ def test_watermarking_is_refused(models):
     )
 
 
-def test_an_external_launcher_with_pipeline_stages_is_refused_on_v1(models, monkeypatch):
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
-    vllm_config = engine_config(models, head(models))
-    vllm_config.parallel_config.distributed_executor_backend = "external_launcher"
-    vllm_config.parallel_config.pipeline_parallel_size = 2
-    assert first_refusal(vllm_config) == (
-        "judge cannot be used with distributed_executor_backend 'external_launcher' and pipeline_parallel_size 2 "
-        "on model runner V1: use pipeline_parallel_size 1."
+def test_pipeline_stages_are_refused_where_vllm_cannot_draft_on_them(models, monkeypatch):
+    assert refusal(models, head(models), pipeline_parallel_size=2) == (
+        "judge cannot be used with pipeline_parallel_size 2 on model runner V1, whose first stages fail for want of a "
+        "drafter: use pipeline_parallel_size 1."
     )
+    vllm_config = engine_config(models, head(models))
+    vllm_config.parallel_config.pipeline_parallel_size = 2
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert first_refusal(vllm_config) == (
+        "judge cannot be used with pipeline_parallel_size 2 and method 'draft_model', which vLLM cannot run on several "
+        "stages: use pipeline_parallel_size 1."
+    )
+
+
+def test_sampling_masks_are_refused(models):
+    vllm_config = engine_config(models, head(models))
+    vllm_config.model_config.return_sampling_mask = True
+    assert first_refusal(vllm_config) == (
+        "judge cannot be used with return_sampling_mask, since a token that only the judge accepts may lie outside the "
+        "mask that is returned: remove one of the two."
+    )
+
+
+@pytest.mark.parametrize(
+    ("draft", "change", "reason"),
+    [
+        ("nowhere", None, "Invalid repository ID or local directory specified: '{path}'."),
+        ("other", {"architectures": ["Other"]}, "Model architectures ['Other'] are not supported for now."),
+        (
+            "unknown",
+            {"model_type": "unknown"},
+            "The checkpoint you are trying to load has model type `unknown` but Transformers does not recognize this "
+            "architecture.",
+        ),
+    ],
+)
+def test_a_draft_model_that_vllm_cannot_load_is_refused_in_a_sentence(models, tmp_path, draft, change, reason):
+    path = tmp_path / draft
+    if change is not None:
+        shutil.copytree(models / "draft", path)
+        (path / "config.json").write_text(json.dumps({**json.loads((path / "config.json").read_text()), **change}))
+    sentence = refusal(models, head(models), {"method": "draft_model", "model": str(path), "num_speculative_tokens": 4})
+    beginning = f"speculative_config.model is '{path}', which vLLM cannot load as a draft model: "
+    assert sentence.startswith(beginning + reason.replace("{path}", str(path)))
+    assert "\n" not in sentence and len(sentence) < 500
+
+
+def test_a_speculative_config_that_vllm_refuses_as_a_whole_is_refused_in_a_sentence(models):
+    speculative = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 5, "prompt_lookup_max": 2}
+    assert refusal(models, head(models), speculative) == (
+        "speculative_config: prompt_lookup_min=5 must be <= prompt_lookup_max=2."
+    )
+
+
+@pytest.mark.parametrize(("own", "outer"), [(None, 5), (5, None), (None, None), ([5, 6], 7)])
+def test_end_of_sequence_tokens_are_found_in_a_multimodal_models_configs(own, outer):
+    """Qwen3-VL's text config has no eos_token_id of its own; some checkpoints name one outside of it, some nowhere."""
+    config = Qwen3VLConfig()
+    assert not hasattr(config.get_text_config(), "eos_token_id")
+    for part, eos in ((config.get_text_config(), own), (config, outer)):
+        if eos is not None:
+            part.eos_token_id = eos
+    model_config = SimpleNamespace(
+        hf_config=config,
+        hf_text_config=config.get_text_config(),
+        try_get_generation_config=dict,
+        skip_tokenizer_init=True,
+    )
+    expected = {token for eos in (own, outer) if eos is not None for token in ([eos] if isinstance(eos, int) else eos)}
+    assert support.protected_token_ids(model_config) == tuple(sorted(expected))
 
 
 def test_a_diffusion_model_is_refused(models):
@@ -227,8 +292,6 @@ def test_a_diffusion_model_is_refused(models):
 
 def first_refusal(vllm_config: Any) -> str:
     """For what this machine cannot configure for real: vLLM's own config object with that one field changed."""
-    from vllm_judge.engine import support
-
     return next(iter(support.refusals(vllm_config)))
 
 

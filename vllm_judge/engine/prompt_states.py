@@ -8,7 +8,7 @@ pipeline parallelism are vLLM's. A worker keeps [N, H] and [N, 4]; logits exist 
 from typing import Any
 
 import torch
-from vllm.distributed import get_pp_group, get_tp_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 from vllm_judge.config import JudgeConfigError
 from vllm_judge.engine.output_layer import OutputLayer, dummy_rows, read_once

@@ -42,14 +42,13 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
         return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
-        state = runner.execute_model_state
-        sampler.judge_only = None
-        sampler.proposed = False
+        sampled = runner.execute_model_state is not None
+        sampler.judge_only, sampler.proposed = None, False
         try:
             output = sample_tokens(grammar_output)
         finally:
             sampler.hidden = None
-        if state is not None:
+        if sampled:
             sampler.remember_fillers()
         return metrics.attach(output, sampler.judge_only)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.distributed import tensor_model_parallel_all_reduce
+from vllm.distributed.communication_op import tensor_model_parallel_all_reduce
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
@@ -21,9 +21,9 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
-    verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
     if runner.speculative_config.use_ngram():
         verifier.fillers = Fillers(runner.speculator, runner.max_num_reqs, runner.num_speculative_steps, runner.device)
+    verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
     add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 

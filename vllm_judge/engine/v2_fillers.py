@@ -32,11 +32,10 @@ class Fillers:
             *args: Any,
             **kwargs: Any,
         ) -> torch.Tensor:
-            before = (input_batch, attn_metadata, slot_mappings, last_hidden_states, aux_hidden_states)
-            before += (num_sampled, num_rejected)
+            step = (input_batch, attn_metadata, slot_mappings, last_hidden_states, aux_hidden_states)
             if kwargs.get("dummy_run"):
-                return propose(*before, last_sampled, *args, **kwargs)
-            drafts = propose(*before, torch.full_like(last_sampled, -1), *args, **kwargs)
+                return propose(*step, num_sampled, num_rejected, last_sampled, *args, **kwargs)
+            drafts = propose(*step, num_sampled, num_rejected, torch.full_like(last_sampled, -1), *args, **kwargs)
             filled = drafts < 0
             self._filled[input_batch.idx_mapping] = filled
             return torch.where(filled, last_sampled.view(-1)[input_batch.idx_mapping, None], drafts)

@@ -24,7 +24,7 @@ def init_worker(original: Callable[..., None], self: Any, vllm_config: Any, *arg
     if config is None:
         return
     # Imported here: the plugin is loaded in processes that need none of it.
-    from vllm.distributed import get_pp_group
+    from vllm.distributed.parallel_state import get_pp_group
 
     from vllm_judge.engine.output_layer import OutputLayer, check
 

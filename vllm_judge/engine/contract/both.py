@@ -86,10 +86,18 @@ BOTH = (
         ("self", "lm_head", "hidden_states", "embedding_bias", "skip_gather"),
     ),
     Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
+    Names("vllm.v1.worker.gpu_worker:Worker", ("model_runner",)),
     Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
     Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
     Names("vllm.v1.outputs:ModelRunnerOutput", ("req_ids", "sampled_token_ids")),
     Names("vllm.v1.outputs:AsyncModelRunnerOutput", ("get_output",)),
     Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
     Function("vllm.v1.metrics.utils:create_metric_per_engine", ("metric", "per_engine_labelvalues")),
+)
+
+# What offline.py stops when a command ends.
+OFFLINE = (
+    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core",)),
+    Names("vllm.v1.engine.core_client:MPClient", ("shutdown",)),
+    Names("vllm.v1.engine.core_client:SyncMPClient", ("output_queue_thread",)),
 )

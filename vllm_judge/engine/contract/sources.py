@@ -21,7 +21,7 @@ class Sources:
         self._module = functools.cache(self._read)
 
     def parameters(self, target: str) -> list[str] | None:
-        """A function's parameters in order, `*args` and `**kwargs` among them; None where there is no such function."""
+        """A function's parameters in order, `*args` and `**kwargs` among them; None where it is gone."""
         node = self._find(target)
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return None
@@ -30,10 +30,12 @@ class Sources:
         return [argument.arg for argument in every if argument is not None]
 
     def names(self, target: str) -> set[str] | None:
-        """What a module defines or imports, or a class defines or assigns to `self`; None where there is no such."""
+        """What a module defines, imports or holds, or a class defines or assigns to `self`; None where it is gone."""
         node = self._find(target)
         if isinstance(node, ast.Module):
-            return set(_bound(node))
+            path = self._path(target)
+            submodules = path.parent.iterdir() if path.name == "__init__.py" else ()
+            return {*_bound(node), *(submodule.stem for submodule in submodules)}
         if isinstance(node, ast.ClassDef):
             return set(_bound(node)) | {
                 found.attr
@@ -46,7 +48,7 @@ class Sources:
         return None
 
     def digest(self, target: str) -> str | None:
-        """Sixteen digits of the SHA-256 of a definition's text, its own indentation apart; None where there is none."""
+        """Sixteen digits of the SHA-256 of a definition's text, its indentation apart; None where it is gone."""
         node = self._find(target)
         if not isinstance(node, Definition):
             return None

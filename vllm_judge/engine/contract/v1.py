@@ -1,6 +1,6 @@
 """What engine/v1.py builds on: vLLM's model runner V1."""
 
-from vllm_judge.engine.contract.kinds import Function, Mirrored, Names
+from vllm_judge.engine.contract.kinds import Function, Names, Text
 
 # What v1.py overrides, calls, reads and mirrors.
 V1 = (
@@ -98,7 +98,15 @@ V1 = (
         "vllm.v1.sample.rejection_sampler:generate_uniform_probs",
         ("num_tokens", "num_draft_tokens", "generators", "device"),
     ),
+    # v1.py stands between its steps, and takes its arguments of rejection_sample apart.
+    Text(
+        "vllm.v1.sample.rejection_sampler:RejectionSampler.forward",
+        (
+            "5fe75d6b2e178213",
+            "714aaf6b7d420b35",
+        ),
+    ),
     # What v1.py says again in PyTorch, to count: the strict test.
-    Mirrored("vllm.v1.sample.rejection_sampler:rejection_greedy_sample_kernel", ("59db7a9bd855c9cc",)),
-    Mirrored("vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel", ("bcfe45972ecd526c",)),
+    Text("vllm.v1.sample.rejection_sampler:rejection_greedy_sample_kernel", ("59db7a9bd855c9cc",)),
+    Text("vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel", ("bcfe45972ecd526c",)),
 )

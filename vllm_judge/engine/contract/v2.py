@@ -1,6 +1,6 @@
 """What engine/v2.py builds on: vLLM's model runner V2."""
 
-from vllm_judge.engine.contract.kinds import Function, Mirrored, Names
+from vllm_judge.engine.contract.kinds import Function, Names, Text
 
 # What v2.py overrides, calls, reads and mirrors.
 V2 = (
@@ -57,7 +57,7 @@ V2 = (
         ),
     ),
     # The one speculator that fills; its filler is its argument `last_sampled` (v2_fillers.py).
-    Mirrored("vllm.v1.worker.gpu.spec_decode.ngram.speculator:_ngram_finalize_kernel", ("9c4611f0172f440e",)),
+    Text("vllm.v1.worker.gpu.spec_decode.ngram.speculator:_ngram_finalize_kernel", ("9c4611f0172f440e",)),
     Names(
         "vllm.v1.worker.gpu.sample.sampler:Sampler",
         ("needs_logits_processing", "sampling_states", "thinking_budget_state", "use_fp64_gumbel"),
@@ -123,7 +123,9 @@ V2 = (
             "verify_draft_sampled",
         ),
     ),
-    Mirrored(
+    # v2.py follows the chunks of rows that it makes, and says _verify again.
+    Text("vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler.__call__", ("e99b3bc562159cf7",)),
+    Text(
         "vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler._verify",
         ("99b80e0119dd3836", "0f120715b6e5140a"),
     ),
