@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, TopPLogitsWarper
 
+from vllm_judge import output_layer
 from vllm_judge.decoding.rules import Acceptance, Step
 from vllm_judge.decoding.rules.judge import accepts as judge_accepts
 from vllm_judge.decoding.rules.strict import accepts as nothing_more
@@ -44,20 +45,19 @@ class _CachedModel:
         return self._read(text, rows).logits[0].float()
 
     def logits_and_states(self, text: Sequence[int], rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and their hidden states [rows, H] after the final norm."""
-        output = self._read(text, rows, output_hidden_states=True)
-        return output.logits[0].float(), output.hidden_states[-1][0, -rows:]
+        """The same, and their hidden states [rows, H] as the output layer reads them."""
+        with output_layer.inputs(self._model) as seen:
+            output = self._read(text, rows)
+        return output.logits[0].float(), seen[0][0, -rows:]
 
-    def _read(self, text: Sequence[int], rows: int, **options: bool) -> Any:
+    def _read(self, text: Sequence[int], rows: int) -> Any:
         shared = next((i for i, (old, new) in enumerate(zip(self._text, text, strict=False)) if old != new), None)
         known = min(len(self._text) if shared is None else shared, len(text) - rows)
         if known < len(self._text):
             self._cache.crop(known - len(self._text))  # minus the number of tokens to forget
         self._text = text
         unknown = torch.tensor([list(text[known:])], device=self._model.device)
-        return self._model(
-            unknown, past_key_values=self._cache, use_cache=True, logits_to_keep=rows, return_dict=True, **options
-        )
+        return self._model(unknown, past_key_values=self._cache, use_cache=True, logits_to_keep=rows, return_dict=True)
 
 
 def speculative_decode(

@@ -5,7 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from vllm_judge.config import JudgeConfigError, read_speculative_config
+from vllm_judge.config import read_speculative_config
+from vllm_judge.errors import JudgeConfigError
 
 
 def add_cli_args(original: Callable[..., Any], parser: Any) -> Any:

@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ArgsKwargs
 
-from vllm_judge.config import SECTION, JudgeConfig, JudgeConfigError, read_speculative_config
+from vllm_judge.config import SECTION, JudgeConfig, read_speculative_config
 from vllm_judge.engine import fit, support
+from vllm_judge.errors import JudgeConfigError
 
 # In characters: of a message of vLLM's, as many sentences are kept.
 MAX_REASON = 240

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from architectures import make_architecture
 from safetensors.torch import save_file
 from transformers import Qwen3VLConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
@@ -112,8 +113,7 @@ def test_a_section_without_a_head_is_refused(models):
 
 def test_a_missing_head_is_refused(models):
     assert refusal(models, {"model": "./nowhere"}).startswith(
-        "judge.model is './nowhere', which is neither a folder with a judge head "
-        "nor a Hub repository that can be read: "
+        "judge.model: './nowhere' is neither a folder with a judge head nor a Hub repository that can be read: "
     )
 
 
@@ -146,7 +146,7 @@ def test_a_head_whose_weights_do_not_fit_its_config_is_refused(models, broken):
 def test_a_head_that_is_not_finite_is_refused(models, broken):
     save_file({"weight": torch.full((tiny.HIDDEN,), torch.nan), "bias": torch.zeros(())}, broken / "model.safetensors")
     assert refusal(models, {"model": str(broken)}) == (
-        f"judge.model: the judge head in {broken} holds weights that are not finite."
+        f"judge.model: the judge head in {broken} holds weights that are not finite in fp32."
     )
 
 
@@ -156,6 +156,13 @@ def test_a_head_of_another_hidden_size_is_refused(models, tmp_path):
         f"judge.model {tmp_path / 'other'} was trained for hidden size 96, but the target's is 64: "
         "use a head trained on this target (this one was trained on another)."
     )
+
+
+def test_a_head_is_as_wide_as_what_the_output_layer_reads(models, tmp_path):
+    target = make_architecture("opt_projected", tmp_path / "target")
+    assert "was trained for hidden size 64, but the target's is 32:" in refusal(models, head(models), model=str(target))
+    JudgeHead(32).save_pretrained(tmp_path / "head")
+    engine_config(models, {"model": str(tmp_path / "head")}, model=str(target))
 
 
 def test_a_judge_without_a_drafter_is_refused(models):
@@ -336,7 +343,7 @@ def test_a_hook_that_no_longer_fits_refuses_the_judge_and_leaves_other_engines_a
     """In a process of its own: vLLM with a changed method, as a later version might have it."""
     program = f"""
 import vllm.v1.core.sched.scheduler as scheduler
-scheduler.Scheduler.make_stats = lambda self, everything: None
+scheduler.Scheduler.make_spec_decoding_stats = lambda self, everything: None
 from vllm.engine.arg_utils import EngineArgs
 from vllm_judge.engine import hooks
 hooks.install()
@@ -351,7 +358,8 @@ except ValueError as error:
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip().splitlines()[-1] == (
-        "judge: this version of vllm-judge does not fit this vLLM: vllm.v1.core.sched.scheduler:Scheduler.make_stats "
-        "takes ('self', 'everything'), expected ('self', 'spec_decoding_stats', 'kv_connector_stats', "
-        "'cudagraph_stats', 'perf_stats', 'ec_connector_stats')."
+        "judge: this version of vllm-judge does not fit this vLLM: "
+        "vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats takes ('self', 'everything'), expected "
+        "('self', 'spec_decoding_stats', 'num_draft_tokens', 'num_accepted_tokens', 'num_invalid_spec_tokens', "
+        "'request_id')."
     )

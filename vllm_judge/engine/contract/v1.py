@@ -6,10 +6,56 @@ from vllm_judge.engine.contract.kinds import Function, Names, Text
 V1 = (
     Names(
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
-        ("device", "execute_model_state", "input_batch", "rejection_sampler", "requests"),
+        (
+            "device",
+            "execute_model_state",
+            "get_model",
+            "input_batch",
+            "rejection_sampler",
+            "requests",
+            "uniform_decode_query_len",
+        ),
+    ),
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner.execute_model",
+        ("self", "scheduler_output", "intermediate_tensors"),
+    ),
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner._dummy_run",
+        (
+            "self",
+            "num_tokens",
+            "cudagraph_runtime_mode",
+            "force_attention",
+            "uniform_decode",
+            "allow_microbatching",
+            "skip_eplb",
+            "is_profile",
+            "create_mixed_batch",
+            "remove_lora",
+            "is_graph_capturing",
+            "num_active_loras",
+            "profile_seq_lens",
+            "randomize_inputs",
+        ),
     ),
     Function("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
-    Names("vllm.v1.worker.gpu_model_runner:ExecuteModelState", ("sample_hidden_states",)),
+    # Called wherever a drafter is asked: what verification reads beside is a filler.
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner.propose_draft_token_ids",
+        (
+            "self",
+            "scheduler_output",
+            "sampled_token_ids",
+            "sampling_metadata",
+            "hidden_states",
+            "sample_hidden_states",
+            "aux_hidden_states",
+            "spec_decode_metadata",
+            "common_attn_metadata",
+            "slot_mappings",
+        ),
+    ),
     Names("vllm.v1.worker.gpu_input_batch:InputBatch", ("req_ids",)),
     Names("vllm.v1.worker.gpu_input_batch:CachedRequestState", ("sampling_params",)),
     Names(
