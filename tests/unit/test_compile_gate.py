@@ -159,7 +159,7 @@ def record_launches(processed: bool, with_evidence: bool, with_draft_logits: boo
     judged_rejection_sample(
         **strict,
         raw_logits=raw_logits,
-        raw_differs=new(NUM_REQS, dtype=torch.bool),
+        raw_scale=new(NUM_REQS),
         draft_constrained=new(num_logits) if processed else None,
         hidden=new(num_logits, HIDDEN_SIZE, dtype=bf16),
         hidden_rows=new(num_logits, dtype=int32),
