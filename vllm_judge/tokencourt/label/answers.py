@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
+from vllm_judge.tokencourt.choices import Check
 from vllm_judge.tokencourt.court import Answer, Verdict
-from vllm_judge.tokencourt.questions import Check
 
 _MARKER = re.compile(r"####|\banswer(?:\s+is\b)?\s*:?", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
