@@ -1,4 +1,4 @@
-"""Evidence in the kernels (`reference.evidence`), in two halves: sums over blocks of the vocabulary, then what they say.
+"""Evidence in the kernels (`reference.evidence`), in two halves: sums over blocks of a row, then what they say.
 
 Logarithms are to base 2 here and sums relative to their block's maximum: one multiplication with addition and one power
 of two for each logit, of which a step has millions.

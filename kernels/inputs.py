@@ -1,6 +1,6 @@
 """What the launches of verification share, said once; each is handed to Triton whole.
 
-In a kernel a tensor of them is the pointer to its first element. Strides are in elements; a last dimension has stride 1.
+In a kernel a tensor of them is the pointer to its first element. Strides are in elements; a last dimension has 1.
 """
 
 from typing import NamedTuple

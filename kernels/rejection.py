@@ -1,7 +1,7 @@
 """The rejection launch: how long each request's accepted prefix is, strict test OR judge (`reference.verify`).
 
-Mirrors vLLM's `_rejection_kernel` (its standard method) where the strict test is concerned; what that rejects goes before
-the judge. Both decisions are known here, so `judge_only` is exact.
+Mirrors vLLM's `_rejection_kernel` (its standard method) where the strict test is concerned; what that rejects goes
+before the judge. Both decisions are known here, so `judge_only` is exact.
 """
 
 from typing import NamedTuple

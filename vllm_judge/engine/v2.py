@@ -17,12 +17,26 @@ def install(runner: Any, judge: Judge) -> None:
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
+    sampling = sampler.sampling_states
+    add_sampling = sampling.add_request
     add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
+    def add_sampling_but_temperature(req_idx: int, sampling_params: Any) -> bool:
+        # vLLM asks each stage whether it processes the request's logits and keeps one answer for all. Temperature's is
+        # held back here and added in `judged_add_request`: in between the answer is that of all the others.
+        return add_sampling(req_idx, sampling_params) and bool(
+            sampling.min_p.np[req_idx] != 0.0
+            or sampling.top_k.np[req_idx] != sampling.vocab_size
+            or sampling.top_p.np[req_idx] != 1.0
+        )
+
     def judged_add_request(req_idx: int, sampling_params: Any) -> None:
         add_request(req_idx, sampling_params)
-        verifier.states.add_request(req_idx, sampling_params, sampler.needs_logits_processing[req_idx])
+        temperature, needs_processing = sampling_params.temperature, sampler.needs_logits_processing
+        raw_scale = 0.0 if needs_processing[req_idx] else temperature or 1.0
+        needs_processing[req_idx] |= temperature not in (0.0, 1.0)
+        verifier.states.add_request(req_idx, sampling_params, raw_scale)
 
     def judged_apply_staged_writes() -> None:
         apply_staged_writes()
@@ -40,6 +54,7 @@ def install(runner: Any, judge: Judge) -> None:
         output = sample_tokens(grammar_output)
         return metrics.attach(output, verifier.judge_only)
 
+    sampling.add_request = add_sampling_but_temperature
     sampler.add_request, sampler.apply_staged_writes = judged_add_request, judged_apply_staged_writes
     runner.sample, runner.sample_tokens = judged_sample, judged_sample_tokens
 
@@ -50,13 +65,13 @@ class RequestStates:
     def __init__(self, judge: Judge, max_num_reqs: int, device: torch.device):
         self._judge = judge
         self.threshold = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
-        self.raw_differs = UvaBackedTensor(max_num_reqs, dtype=torch.uint8)
+        self.raw_scale = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
         self.num_stop_token_ids = UvaBackedTensor(max_num_reqs, dtype=torch.int32)
         self.stop_token_ids = StagedWriteTensor((max_num_reqs, MAX_STOP_TOKEN_IDS), dtype=torch.int32, device=device)
 
-    def add_request(self, req_idx: int, sampling_params: Any, needs_processing: bool) -> None:
+    def add_request(self, req_idx: int, sampling_params: Any, raw_scale: float) -> None:
         self.threshold.np[req_idx] = self._judge.threshold(sampling_params)
-        self.raw_differs.np[req_idx] = needs_processing
+        self.raw_scale.np[req_idx] = raw_scale
         stop_token_ids = self._judge.stop_token_ids(sampling_params)
         self.num_stop_token_ids.np[req_idx] = len(stop_token_ids)
         if stop_token_ids:
@@ -64,7 +79,7 @@ class RequestStates:
 
     def apply_staged_writes(self) -> None:
         self.threshold.copy_to_uva()
-        self.raw_differs.copy_to_uva()
+        self.raw_scale.copy_to_uva()
         self.num_stop_token_ids.copy_to_uva()
         self.stop_token_ids.apply_write()
 
@@ -139,7 +154,7 @@ class JudgedRejectionSampler(RejectionSampler):
             self.num_speculative_steps,
             use_fp64=self.sampler.use_fp64_gumbel,
             raw_logits=logits,
-            raw_differs=self.states.raw_differs.gpu,
+            raw_scale=self.states.raw_scale.gpu,
             draft_constrained=draft_constrained,
             hidden=self.hidden,
             hidden_rows=rows,
