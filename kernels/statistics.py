@@ -8,6 +8,7 @@ than temperature made them.
 """
 
 import torch
+from vllm.platforms import current_platform
 from vllm.triton_utils import tl, triton
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import _compute_max_and_sumexp
 
@@ -18,6 +19,9 @@ from vllm_judge.kernels.inputs import Logits, Requests, Statistics
 VOCAB_BLOCK_SIZE = 8192
 # A pass over hidden state and weights needs no more registers than a block of logits.
 HIDDEN_BLOCK_SIZE = 4096
+# Three programs fit on a multiprocessor of 65,536 registers. Where rows begin at any address, some versions of the
+# compiler take more if they are not told.
+CUDA_OPTIONS = {"maxnreg": 168}
 
 
 @triton.jit
@@ -161,5 +165,6 @@ def compute_statistics(
         HIDDEN_BLOCK_SIZE=min(HIDDEN_BLOCK_SIZE, triton.next_power_of_2(hidden.shape[-1])),
         HAS_DRAFT_LOGITS=logits.draft is not None,
         HAS_EVIDENCE=with_evidence,
+        **(CUDA_OPTIONS if current_platform.is_cuda() else {}),
     )
     return statistics

@@ -141,8 +141,12 @@ def compile_launch(launch: tuple[Any, ...], target: Any) -> Any:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
+    from vllm_judge.kernels.statistics import CUDA_OPTIONS, _judged_logits_stats_kernel
+
     kernel, args, kwargs = launch
     kwargs = kwargs | {"debug": False}
+    if kernel is _judged_logits_stats_kernel and target.backend == "cuda":
+        kwargs |= CUDA_OPTIONS  # on a machine with such a GPU the launch itself gives them
     backend = make_backend(target)
     bound, specialization, options = create_function_from_signature(kernel.signature, kernel.params, backend)(
         *args, **kwargs

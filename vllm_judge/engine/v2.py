@@ -9,6 +9,7 @@ from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
 from vllm_judge.engine.judge import FORCED_LOGIT, MAX_STOP_TOKEN_IDS, Judge, JudgeOnlyCount
+from vllm_judge.engine.v2_raw_scale import with_raw_scale
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
@@ -17,26 +18,11 @@ def install(runner: Any, judge: Judge) -> None:
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
-    sampling = sampler.sampling_states
-    add_sampling = sampling.add_request
-    add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
+    add_request, apply_staged_writes = with_raw_scale(sampler), sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
-    def add_sampling_but_temperature(req_idx: int, sampling_params: Any) -> bool:
-        # vLLM asks each stage whether it processes the request's logits and keeps one answer for all. Temperature's is
-        # held back here and added in `judged_add_request`: in between the answer is that of all the others.
-        return add_sampling(req_idx, sampling_params) and bool(
-            sampling.min_p.np[req_idx] != 0.0
-            or sampling.top_k.np[req_idx] != sampling.vocab_size
-            or sampling.top_p.np[req_idx] != 1.0
-        )
-
     def judged_add_request(req_idx: int, sampling_params: Any) -> None:
-        add_request(req_idx, sampling_params)
-        temperature, needs_processing = sampling_params.temperature, sampler.needs_logits_processing
-        raw_scale = 0.0 if needs_processing[req_idx] else temperature or 1.0
-        needs_processing[req_idx] |= temperature not in (0.0, 1.0)
-        verifier.states.add_request(req_idx, sampling_params, raw_scale)
+        verifier.states.add_request(req_idx, sampling_params, add_request(req_idx, sampling_params))
 
     def judged_apply_staged_writes() -> None:
         apply_staged_writes()
@@ -54,7 +40,6 @@ def install(runner: Any, judge: Judge) -> None:
         output = sample_tokens(grammar_output)
         return metrics.attach(output, verifier.judge_only)
 
-    sampling.add_request = add_sampling_but_temperature
     sampler.add_request, sampler.apply_staged_writes = judged_add_request, judged_apply_staged_writes
     runner.sample, runner.sample_tokens = judged_sample, judged_sample_tokens
 
