@@ -13,6 +13,7 @@ from vllm_judge.engine.dial import MAX_STOP_TOKEN_IDS
 from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
 from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.engine.v2_fillers import Fillers
+from vllm_judge.engine.v2_raw_scale import with_raw_scale
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
@@ -24,12 +25,11 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     if runner.speculative_config.use_ngram():
         verifier.fillers = Fillers(runner.speculator, runner.max_num_reqs, runner.num_speculative_steps, runner.device)
     verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
-    add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
+    add_request, apply_staged_writes = with_raw_scale(sampler), sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
     def judged_add_request(req_idx: int, sampling_params: Any) -> None:
-        add_request(req_idx, sampling_params)
-        verifier.states.add_request(req_idx, sampling_params, sampler.needs_logits_processing[req_idx])
+        verifier.states.add_request(req_idx, sampling_params, add_request(req_idx, sampling_params))
 
     def judged_apply_staged_writes() -> None:
         apply_staged_writes()
@@ -75,20 +75,20 @@ class RequestStates:
     def __init__(self, judge: Judge, max_num_reqs: int, device: torch.device):
         self._judge = judge
         self.threshold = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
-        self.raw_differs = UvaBackedTensor(max_num_reqs, dtype=torch.uint8)
+        self.raw_scale = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
         self.num_stop_token_ids = UvaBackedTensor(max_num_reqs, dtype=torch.int32)
         self.stop_token_ids = StagedWriteTensor((max_num_reqs, MAX_STOP_TOKEN_IDS), dtype=torch.int32, device=device)
 
-    def add_request(self, req_idx: int, sampling_params: Any, needs_processing: bool) -> None:
+    def add_request(self, req_idx: int, sampling_params: Any, raw_scale: float) -> None:
         dial = self._judge.dial(sampling_params)
         self.threshold.np[req_idx] = dial.threshold
-        self.raw_differs.np[req_idx] = needs_processing
+        self.raw_scale.np[req_idx] = raw_scale
         self.num_stop_token_ids.np[req_idx] = len(dial.stop_token_ids)
         self.stop_token_ids.stage_write(req_idx, 0, dial.stop_token_ids)
 
     def apply_staged_writes(self) -> None:
         self.threshold.copy_to_uva()
-        self.raw_differs.copy_to_uva()
+        self.raw_scale.copy_to_uva()
         self.num_stop_token_ids.copy_to_uva()
         self.stop_token_ids.apply_write()
 
@@ -184,7 +184,7 @@ class JudgedRejectionSampler(RejectionSampler):
             self.num_speculative_steps,
             use_fp64=self.sampler.use_fp64_gumbel,
             raw_logits=logits,
-            raw_differs=self.states.raw_differs.gpu,
+            raw_scale=self.states.raw_scale.gpu,
             draft_constrained=draft_constrained,
             hidden=self._hidden,
             hidden_rows=rows,

@@ -81,8 +81,9 @@ V2 = (
     ),
     Names(
         "vllm.v1.worker.gpu.sample.states:SamplingStates",
-        ("seeds", "temperature", "top_k", "top_p", "vocab_size"),
+        ("min_p", "seeds", "temperature", "top_k", "top_p", "vocab_size"),
     ),
+    Function("vllm.v1.worker.gpu.sample.states:SamplingStates.add_request", ("self", "req_idx", "sampling_params")),
     Function(
         "vllm.v1.worker.gpu.sample.states:SamplingStates.apply_top_k_top_p",
         ("self", "logits", "expanded_idx_mapping", "idx_mapping_np"),
