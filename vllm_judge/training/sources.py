@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel
 
 from vllm_judge.errors import JudgeError
+from vllm_judge.threads import set_threads
 from vllm_judge.training.choices import Dtype, SourceName
 
 OURS = {"model", "dtype", "runner", "convert", "pooler_config"}
@@ -64,6 +65,7 @@ class TransformersSource:
     def __init__(self, target: str, dtype: Dtype):
         self._model = AutoModel.from_pretrained(target, dtype=dtype.value, use_safetensors=True).eval()
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        set_threads(self._model)
         self.dtype = self._model.dtype
 
     @torch.inference_mode()
