@@ -121,7 +121,7 @@ class Batch:
         if longest:
             tokens = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in known])
             for model in (self.target, self.draft):
-                model.read(rows, tokens, torch.zeros(len(known), dtype=torch.long), keep=1)
+                model.logits(rows, tokens, torch.zeros(len(known), dtype=torch.long), keep=1)
 
     def _cycle(self, rows: slice, num_drafts: int) -> Iterator[tuple[int, list[Decoded]]]:
         """Takes the texts in some rows one cycle further; yields the requests that are done by it."""
@@ -129,7 +129,8 @@ class Batch:
         last = torch.tensor([text.tokens[-1:] for text in texts])
         lengths = torch.tensor([len(text.tokens) for text in texts])
         drafts, draft_logits = self._draft(rows, num_drafts)
-        logits, hidden = self.target.read(rows, torch.cat([last, drafts], dim=1), lengths - 1, keep=num_drafts + 1)
+        unread = torch.cat([last, drafts], dim=1)
+        logits, hidden = self.target.logits_and_states(rows, unread, lengths - 1, keep=num_drafts + 1)
         drafts, draft_logits = drafts.to(logits.device), draft_logits.to(logits.device)
         read = zip(logits, self._processed(logits), draft_logits, hidden, drafts, strict=True)
         following = [self._go_on(text, self._verify(text, *one)) for text, one in zip(texts, read, strict=True)]
@@ -149,7 +150,7 @@ class Batch:
         found = []
         for index in range(count):
             starts = lengths - 2 if index == 0 else lengths + index - 1
-            found.append(self.draft.read(rows, unread, starts, keep=1)[0])
+            found.append(self.draft.logits(rows, unread, starts, keep=1))
             unread = found[-1].argmax(dim=-1).cpu()
             drafts = torch.cat([drafts, unread], dim=1)
         return drafts, torch.cat(found, dim=1)

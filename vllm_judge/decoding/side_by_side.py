@@ -20,7 +20,7 @@ class SideBySide:
         self._windows = _windows(model.config)
         self._cache = _RowCache()
 
-    def read(self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int) -> tuple[torch.Tensor, Any]:
+    def logits(self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int) -> torch.Tensor:
         """Reads on in some texts; what a row held from `starts` on is forgotten.
 
         Args:
@@ -31,23 +31,32 @@ class SideBySide:
             keep: of how many of the T places logits are wanted, the last ones.
 
         Returns:
-            logits [N, keep, V] fp32, and hidden states [N, T, H] after the final norm.
+            [N, keep, V] fp32.
         """
+        return self._read(rows, tokens, starts, keep).logits.float()
+
+    def logits_and_states(
+        self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the hidden states of these places [N, keep, H] after the final norm."""
+        output = self._read(rows, tokens, starts, keep, output_hidden_states=True)
+        return output.logits.float(), output.hidden_states[-1][:, -keep:]
+
+    def _read(self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int, **options: bool) -> Any:
         device = self._model.device
         places = starts.to(device).unsqueeze(1) + torch.arange(tokens.shape[1], device=device)
         length = int(places.max()) + 1
         self._cache.turn_to(rows, places, length)
-        output = self._model(
+        return self._model(
             input_ids=tokens.to(device),
             position_ids=places,
             attention_mask=self._masks(places, length),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=keep,
-            output_hidden_states=True,
             return_dict=True,
+            **options,
         )
-        return output.logits.float(), output.hidden_states[-1]
 
     def copy(self, sources: Sequence[int], rows: Sequence[int]) -> None:
         """Gives each of `rows` what the source beside it has read; no row is a source too."""
