@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vllm_judge.quality.mt_bench.scores import Comparison
     from vllm_judge.quality.scores import Score, Speed
     from vllm_judge.replay.summary import AuthorSummary
-    from vllm_judge.training.heads import FittedHead
+    from vllm_judge.training.fitted import FittedHead
     from vllm_judge.training.measure import ThresholdRates
 
 

@@ -85,7 +85,7 @@ def fit(
     """Fits judge heads, and prints what hidden states, evidence and position are each worth."""
 
     from vllm_judge.cli.tables import ablation_table, rates_table
-    from vllm_judge.training.heads import fit_folder
+    from vllm_judge.training.fit import fit_folder
     from vllm_judge.training.report import write_head
 
     if len(features) != len(output):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
+from vllm_judge import output_layer
 from vllm_judge.errors import JudgeError
 
 ROWS, PLACES = 8, 64  # the cache grows by multiples of these
@@ -38,11 +39,12 @@ class SideBySide:
     def logits_and_states(
         self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and the hidden states of these places [N, keep, H] after the final norm."""
-        output = self._read(rows, tokens, starts, keep, output_hidden_states=True)
-        return output.logits.float(), output.hidden_states[-1][:, -keep:]
+        """The same, and the hidden states of these places [N, keep, H] as the output layer reads them."""
+        with output_layer.inputs(self._model) as seen:
+            output = self._read(rows, tokens, starts, keep)
+        return output.logits.float(), seen[0].to(output.logits.device)
 
-    def _read(self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int, **options: bool) -> Any:
+    def _read(self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int) -> Any:
         device = self._model.device
         places = starts.to(device).unsqueeze(1) + torch.arange(tokens.shape[1], device=device)
         length = int(places.max()) + 1
@@ -55,7 +57,6 @@ class SideBySide:
             use_cache=True,
             logits_to_keep=keep,
             return_dict=True,
-            **options,
         )
 
     def copy(self, sources: Sequence[int], rows: Sequence[int]) -> None:

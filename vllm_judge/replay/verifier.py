@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vllm_judge import output_layer
 from vllm_judge.decoding.pair import load_head, load_model
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead, logit
@@ -95,10 +96,11 @@ class Verifier:
         if length > longest:
             raise JudgeError(f"prompt and text have {length} tokens, and the target reads at most {longest}.")
         ids = torch.tensor([[*prompt_ids, *text_ids]], device=self.target.device)
-        output = self.target(ids, use_cache=False, output_hidden_states=True)
+        with output_layer.inputs(self.target) as seen:
+            output = self.target(ids, use_cache=False)
         tokens = ids[0, len(prompt_ids) :]
         logits = output.logits[0, len(prompt_ids) - 1 : -1]  # row i - 1 verifies token i,
-        hidden = output.hidden_states[-1][0, len(prompt_ids) :]  # the judge reads the token's own row
+        hidden = seen[0][0, len(prompt_ids) :]  # the judge reads the token's own row
         protected = self._protected(logits.shape[-1])
         parts = [
             self._rows(*rows, protected)

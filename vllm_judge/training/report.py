@@ -7,7 +7,7 @@ from typing import Any
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
 from vllm_judge.training.card import head_card
-from vllm_judge.training.heads import FittedHead
+from vllm_judge.training.fitted import FittedHead
 from vllm_judge.training.measure import ThresholdRates
 from vllm_judge.training.plots import draw
 

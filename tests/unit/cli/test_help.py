@@ -17,18 +17,7 @@ from vllm_judge import errors
 from vllm_judge.cli import app, screen
 
 # What help has no use for; vLLM and PyTorch alone take seconds.
-HEAVY = (
-    "torch",
-    "vllm",
-    "transformers",
-    "numpy",
-    "scipy",
-    "sklearn",
-    "matplotlib",
-    "pydantic_core",
-    "datasets",
-    "lm_eval",
-)
+HEAVY = ("torch", "vllm", "transformers", "numpy", "scipy", "sklearn", "matplotlib", "datasets", "lm_eval")
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

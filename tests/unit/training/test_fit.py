@@ -20,7 +20,7 @@ from vllm_judge.cli import app
 from vllm_judge.head import JudgeHead
 from vllm_judge.training import fit_in_memory, fit_streamed, table
 from vllm_judge.training.choices import Features
-from vllm_judge.training.heads import fit_folder
+from vllm_judge.training.fit import fit_folder
 from vllm_judge.training.measure import QuestionBootstrap, rates_by_threshold
 from vllm_judge.training.problems import Problem, score
 from vllm_judge.training.selection import choose, most_careful, some_questions, weightings
@@ -110,7 +110,7 @@ def test_directions_of_very_different_variance_need_few_passes():
 
 @pytest.mark.parametrize("solver", [fit_in_memory, fit_streamed])
 def test_a_solver_that_gave_up_says_so(solver, directed, tmp_path, monkeypatch):
-    monkeypatch.setattr("vllm_judge.training.heads.IN_MEMORY_BYTES", (1 << 30) * (solver is fit_in_memory))
+    monkeypatch.setattr("vllm_judge.training.fit.IN_MEMORY_BYTES", (1 << 30) * (solver is fit_in_memory))
     monkeypatch.setattr(solver, "MAX_ITERATIONS" if solver is fit_in_memory else "MAX_PASSES", 2)
     result = CliRunner().invoke(app, ["train", "fit", str(directed), "-o", str(tmp_path)])
     assert result.exit_code == 0 and "warning: the solver gave up before it came to the minimum" in result.output
@@ -123,7 +123,7 @@ SIZES = {"streamed": (0, 1 << 30), "in memory": (1 << 30, 1 << 30), "from disk":
 
 @pytest.mark.parametrize(("in_memory_bytes", "sample_bytes"), SIZES.values(), ids=SIZES)
 def test_the_head_on_disk_is_the_head_that_was_measured(directed, tmp_path, monkeypatch, in_memory_bytes, sample_bytes):
-    monkeypatch.setattr("vllm_judge.training.heads.IN_MEMORY_BYTES", in_memory_bytes)
+    monkeypatch.setattr("vllm_judge.training.fit.IN_MEMORY_BYTES", in_memory_bytes)
     monkeypatch.setattr("vllm_judge.training.selection.SAMPLE_BYTES", sample_bytes)
     result = CliRunner().invoke(app, ["train", "fit", str(directed), "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -212,7 +212,7 @@ def test_a_threshold_means_the_same_whichever_weighting_was_chosen(directed, mon
     at_half = []
     for name in ("labels balanced", "every token the same"):
         monkeypatch.setattr(
-            "vllm_judge.training.heads.weightings", lambda *given, name=name: {name: weightings(*given)[name]}
+            "vllm_judge.training.fit.weightings", lambda *given, name=name: {name: weightings(*given)[name]}
         )
         [fitted] = fit_folder(directed, [Features.both])
         assert {choice.weighting for choice in fitted.choices} == {name}

@@ -27,8 +27,9 @@ RULE = Rule(
     accepts=accepts,
     grid=(*grid(window=(6, 4, 3, 2, 1), gate=(0.3,)), *grid(window=(1,), gate=(0.1, 0.0))),
     source=(
-        "Li et al., FLy, ICLR 2026, arXiv 2511.22972 (its setting is window 6, gate 0.3). The entropy of the top three "
-        "and the failed open window are as in the authors' code; p(d) > 0, and probabilities after temperature and "
+        "Li et al., FLy, ICLR 2026, arXiv 2511.22972 (its setting is window 6, gate 0.3, as vLLM 0.33 has it too, with "
+        "a window of at most the drafts less one). The entropy of the top three and the failed open window are as in "
+        "the authors' code; p(d) > 0, and probabilities after temperature and "
         'truncation, as in vLLM\'s rejection_sample_method "fly".'
     ),
 )

@@ -18,7 +18,8 @@ RULE = Rule(
     accepts=accepts,
     grid=grid(k=(10,), delta=(0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)),
     source=(
-        "TensorRT-LLM, relaxed acceptance (tech blog 2, DeepSeek-R1 MTP; its example is k 10, delta 0.6): softmax of "
-        "the logits as they are. There it holds in the thinking phase only, here everywhere."
+        "TensorRT-LLM, relaxed acceptance (tech blog 2; its example is k 10, delta 0.6): softmax of the logits as they "
+        "are. There it is an option of MTP, in the thinking phase of whichever model's tokens mark one; here it holds "
+        "everywhere."
     ),
 )
