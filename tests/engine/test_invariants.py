@@ -89,10 +89,7 @@ def test_a_real_head_gives_the_reference_decoders_tokens_and_counts(engines, run
 
     def reference(decoder_head: JudgeHead) -> list[Any]:
         options = {"num_speculative_tokens": NUM_DRAFTS, "max_new_tokens": LENGTH, "eos_token_ids": [tiny.EOS]}
-        return [
-            speculative_decode(*checkpoints, prompt, head=decoder_head, protected_token_ids=PROTECTED, **options)
-            for prompt in prompts
-        ]
+        return speculative_decode(*checkpoints, prompts, head=decoder_head, protected_token_ids=PROTECTED, **options)
 
     answers, counts = engines(runner, judge).counted(prompts, GREEDY)
     expected = reference(head)

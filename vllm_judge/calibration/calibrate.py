@@ -27,11 +27,15 @@ def measure_thresholds(
     thresholds: Sequence[float],
     how: Sampling,
     folder: Path,
+    batch_size: int,
 ) -> tuple[list[Contender], list[Point]]:
     """Strict verification, and then each head, by its name, at each threshold, on the same questions.
 
     The decoder is the reference that both of vLLM's model runners are tested against. Answers are kept in `folder`:
     called again, it goes on where it stopped.
+
+    Args:
+        batch_size: see `decode_under`.
 
     Raises:
         JudgeError: the folder holds answers of other models or settings.
@@ -41,7 +45,7 @@ def measure_thresholds(
         rule = judge_rule(name, head)
         chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
     answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
-    measured = compare.measure(pair, questions, chosen, how, 0, answers)
+    measured = compare.measure(pair, questions, chosen, how, 0, answers, batch_size)
     return chosen, summarise(chosen, measured, how.num_speculative_tokens)
 
 

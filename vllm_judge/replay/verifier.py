@@ -16,6 +16,7 @@ from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead, logit
 from vllm_judge.kernels.reference import allowed, evidence
 from vllm_judge.special_tokens import special_token_ids
+from vllm_judge.threads import set_threads
 from vllm_judge.tokencourt.tokenizer import load_tokenizer
 
 ROWS = 256  # rows of logits that are in fp32 at the same time
@@ -75,6 +76,7 @@ class Verifier:
             HeadError: the head cannot be loaded, or is for another hidden size than the target's.
         """
         tokenizer, model = load_tokenizer(target, "--target"), load_model(target, dtype)
+        set_threads(model)
         judge = load_head(head, model)
         return cls(model, tokenizer, judge, judge.threshold if threshold is None else threshold)
 

@@ -10,6 +10,7 @@ from vllm_judge import output_layer
 from vllm_judge.errors import JudgeConfigError, JudgeError
 from vllm_judge.head import EVIDENCE
 from vllm_judge.kernels.reference import evidence
+from vllm_judge.threads import set_threads
 from vllm_judge.training.choices import Dtype, SourceName
 from vllm_judge.training.sequences import LabelledSequence
 
@@ -93,6 +94,7 @@ class TransformersSource:
         options = {"dtype": dtype.value, "use_safetensors": True, "attn_implementation": "eager"}
         self._model = AutoModelForCausalLM.from_pretrained(target, **options).eval()
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        set_threads(self._model)
 
     @torch.inference_mode()
     def read(self, sequences: Sequence[LabelledSequence]) -> tuple[torch.Tensor, torch.Tensor]:
