@@ -78,6 +78,6 @@ class Statistics(NamedTuple):
         def new(dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(num_logits, num_blocks, dtype=dtype, device=device)
 
-        raw = [new() if with_evidence else None for _ in range(3)]
+        raw = (new(), new(), new()) if with_evidence else (None, None, None)
         score = torch.empty(num_logits, dtype=torch.float32, device=device)
-        return cls(score, new(torch.int64), *(new() for _ in range(4)), *raw, num_blocks)
+        return cls(score, new(torch.int64), new(), new(), new(), new(), *raw, num_blocks)

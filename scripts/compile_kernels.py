@@ -101,7 +101,7 @@ def record_launches(variant: Variant) -> list[tuple[Any, ...]]:
     JITFunction.run = lambda self, *args, grid, warmup, **kwargs: launches.append((self, args, kwargs))
     num_logits, new, bf16, int32 = NUM_REQS * (NUM_DRAFTS + 1), torch.empty, torch.bfloat16, torch.int32
     raw_logits = new(num_logits, vocab_size, dtype=bf16)
-    strict = {
+    strict: dict[str, Any] = {
         "target_logits": new(num_logits, vocab_size) if processed else raw_logits,
         "draft_logits": new(NUM_REQS, NUM_DRAFTS, vocab_size, dtype=bf16) if with_draft_logits else None,
         "draft_sampled": new(num_logits, dtype=int32),
@@ -171,7 +171,7 @@ def report_nvidia(cubin: bytes) -> dict[str, Any]:
         file.flush()
 
         def run(tool: str, option: str) -> str:
-            command = [tools / tool, option, file.name]
+            command = [str(tools / tool), option, file.name]
             return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
         usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", run("cuobjdump", "-res-usage")))
