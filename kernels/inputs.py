@@ -78,6 +78,8 @@ class Statistics(NamedTuple):
         def new(dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(num_logits, num_blocks, dtype=dtype, device=device)
 
-        raw = (new(), new(), new()) if with_evidence else (None, None, None)
         score = torch.empty(num_logits, dtype=torch.float32, device=device)
-        return cls(score, new(torch.int64), new(), new(), new(), new(), *raw, num_blocks)
+        read_by_all = score, new(torch.int64), new(), new(), new(), new()
+        if with_evidence:
+            return cls(*read_by_all, new(), new(), new(), num_blocks)
+        return cls(*read_by_all, None, None, None, num_blocks)
