@@ -47,7 +47,7 @@ class SideBySide:
     def _read(self, rows: slice, tokens: torch.Tensor, starts: torch.Tensor, keep: int) -> Any:
         device = self._model.device
         places = starts.to(device).unsqueeze(1) + torch.arange(tokens.shape[1], device=device)
-        length = int(places.max()) + 1
+        length = int(starts.max()) + tokens.shape[1]
         self._cache.turn_to(rows, places, length)
         return self._model(
             input_ids=tokens.to(device),
