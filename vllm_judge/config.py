@@ -46,17 +46,6 @@ class JudgeConfig:
     threshold: float
     protected_token_ids: tuple[int, ...]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Unpickling goes through `_arrive`, so that no process can hold a judge without having the hooks.
-        return _arrive, (self.model, self.revision, self.threshold, self.protected_token_ids)
-
-
-def _arrive(*fields: Any) -> JudgeConfig:
-    from vllm_judge.engine import hooks
-
-    hooks.install()
-    return JudgeConfig(*fields)
-
 
 def read_speculative_config(
     source: str | os.PathLike[str] | dict[str, Any],

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_judge import JudgeHead
 from vllm_judge.engine import hooks
@@ -55,9 +56,15 @@ def head(models: Path) -> dict[str, Any]:
 def test_a_good_configuration_is_attached_and_survives_the_way_to_a_worker(models):
     vllm_config = engine_config(models, {**head(models), "threshold": 0.7})
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+        assert not worker.submit(is_hooked).result()
         judge = worker.submit(attrgetter("speculative_config.judge"), vllm_config).result()
+        assert worker.submit(is_hooked).result()
     assert judge.threshold == 0.7
     assert judge.protected_token_ids == (0, tiny.EOS, tiny.SPECIAL)
+
+
+def is_hooked() -> bool:
+    return hasattr(WorkerBase.__init__, "_vllm_judge")
 
 
 def test_a_file_names_its_models_relative_to_itself(models):
