@@ -67,7 +67,7 @@ class Case:
 
     def inputs(self, device: str) -> dict[str, Any]:
         """The arguments of `judged_rejection_sample`, as engine/v2.py gives them."""
-        from vllm_judge.engine.judge import MAX_STOP_TOKEN_IDS
+        from vllm_judge.engine.dial import MAX_STOP_TOKEN_IDS
 
         rng = torch.Generator(device).manual_seed(0)
         batch, rows, vocab_size = self.batch, self.batch * (self.num_drafts + 1), self.vocab_size

@@ -1,12 +1,12 @@
 """judge.json: vLLM's speculative config plus one section, `judge`: read, checked, carried to the workers."""
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.errors import HeadError, JudgeConfigError
@@ -36,7 +36,8 @@ class JudgeConfig:
     """The section after all checks, as it travels to the workers on vLLM's own SpeculativeConfig.
 
     Attributes:
-        model: folder or Hub repository of the head, checked to be loadable; `revision`, its revision.
+        model: absolute folder or Hub repository of the head, checked to be loadable; revision: the commit of that
+            repository, the same for every process however its branches move.
         threshold: default acceptance threshold, a probability in [0, 1].
         protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
     """
@@ -86,7 +87,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeConfigError(f"speculative_config names the file {path}, which cannot be read: {error}.") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise JudgeConfigError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
         raise JudgeConfigError(f"{path} must hold a JSON object, found {type(config).__name__}.")
@@ -95,8 +96,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _resolve(section: dict[str, Any], folder: Path) -> None:
     model = section.get("model")
-    if isinstance(model, str) and (folder / model).exists():
-        section["model"] = str((folder / model).resolve())
+    # A name that no path can have, such as a very long one, is no path.
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(model, str) and (folder / model).exists():
+            section["model"] = str((folder / model).resolve())
 
 
 def _parse_section(section: Any, origin: str) -> JudgeSection:
@@ -142,12 +145,6 @@ def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
         head = JudgeHead.from_pretrained(section.model, revision=section.revision)
     except HeadError as error:
         raise JudgeConfigError(f"judge.model: {error}") from None
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise JudgeConfigError(
-            f"judge.model is {section.model!r}, which is neither a folder with a judge head "
-            f"nor a Hub repository that can be read: {reason}"
-        ) from None
     if head.hidden_size != hidden_size:
         raise JudgeConfigError(
             f"judge.model {section.model} was trained for hidden size {head.hidden_size}, but the target's is "

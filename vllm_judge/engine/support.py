@@ -1,11 +1,15 @@
 """What judged decoding cannot be combined with, refused when the engine's configuration is made."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from vllm import envs
 from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig, JudgeConfigError, JudgeSection, load_head
+from vllm_judge.engine.metrics import COUNTER
+from vllm_judge.head import JudgeHead
 from vllm_judge.special_tokens import special_token_ids
 
 logger = init_logger("vllm.judge")
@@ -27,11 +31,11 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     for refused in refusals(vllm_config):
         raise JudgeConfigError(refused)
     head = load_head(section, vllm_config.model_config.get_hidden_size())
-    if vllm_config.lora_config is not None:
-        logger.warning("judge: LoRA is on, and the judge head was trained on the base model; measure its quality anew.")
+    for doubt in doubts(vllm_config, head):
+        logger.warning("judge: %s", doubt)
     return JudgeConfig(
-        model=section.model,
-        revision=section.revision,
+        model=head.source,
+        revision=head.commit,
         threshold=head.threshold if section.threshold is None else section.threshold,
         protected_token_ids=_protected_token_ids(vllm_config.model_config),
     )
@@ -67,6 +71,32 @@ def refusals(vllm_config: Any) -> Iterator[str]:
             "judge cannot be used with distributed_executor_backend 'external_launcher' and pipeline_parallel_size "
             f"{parallel.pipeline_parallel_size} on model runner V1: use pipeline_parallel_size 1."
         )
+
+
+def doubts(vllm_config: Any, head: JudgeHead) -> Iterator[str]:
+    """What a user should know of this engine and this head, one sentence each."""
+    if vllm_config.lora_config is not None:
+        yield "LoRA is on, and the judge head was trained on the base model; measure its quality anew."
+    target = vllm_config.model_config.model
+    if head.target_model and _name(head.target_model) != _name(target):
+        yield (
+            f"the head in {head.source} was trained on {head.target_model}, and the target is {target}: "
+            "use a head of this target, or measure the quality of this one."
+        )
+    if envs.VLLM_USE_RUST_FRONTEND:
+        yield (
+            f"the Rust front end's /metrics does not show {COUNTER}; set VLLM_USE_RUST_FRONTEND=0 where it is needed."
+        )
+
+
+def _name(model: str) -> str:
+    """What a model is called, wherever it lies: the last part of a repository's or folder's name."""
+    path = Path(model)
+    if path.is_dir():
+        path = path.resolve()
+    if path.parent.name == "snapshots":  # the Hub's cache: models--owner--name/snapshots/commit
+        return path.parent.parent.name.rpartition("--")[2].casefold()
+    return path.name.casefold()
 
 
 def _protected_token_ids(model_config: Any) -> tuple[int, ...]:

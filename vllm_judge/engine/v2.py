@@ -4,11 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
-from vllm_judge.engine.judge import FORCED_LOGIT, MAX_STOP_TOKEN_IDS, Judge, JudgeOnlyCount
+from vllm_judge.engine.dial import MAX_STOP_TOKEN_IDS
+from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.v2_fillers import Fillers
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
@@ -17,6 +20,8 @@ def install(runner: Any, judge: Judge) -> None:
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
+    if runner.speculative_config.use_ngram():
+        verifier.fillers = Fillers(runner.speculator, runner.max_num_reqs, runner.num_speculative_steps, runner.device)
     add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
@@ -28,12 +33,17 @@ def install(runner: Any, judge: Judge) -> None:
         apply_staged_writes()
         verifier.states.apply_staged_writes()
 
-    def judged_sample(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        verifier.hidden = hidden_states
+    def judged_sample(hidden_states: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+        verifier.hidden, verifier.counts = hidden_states, None
         try:
-            return sample(hidden_states, *args, **kwargs)
+            output = sample(hidden_states, input_batch, *args, **kwargs)
         finally:
             del verifier.hidden
+        if runner.batch_sharder is not None and input_batch.num_draft_tokens:
+            verifier.gather_counts(input_batch.idx_mapping)
+        if verifier.counts is not None:
+            verifier.judge_only = JudgeOnlyCounts(verifier.counts)
+        return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
         verifier.judge_only = None
@@ -55,12 +65,11 @@ class RequestStates:
         self.stop_token_ids = StagedWriteTensor((max_num_reqs, MAX_STOP_TOKEN_IDS), dtype=torch.int32, device=device)
 
     def add_request(self, req_idx: int, sampling_params: Any, needs_processing: bool) -> None:
-        self.threshold.np[req_idx] = self._judge.threshold(sampling_params)
+        dial = self._judge.dial(sampling_params)
+        self.threshold.np[req_idx] = dial.threshold
         self.raw_differs.np[req_idx] = needs_processing
-        stop_token_ids = self._judge.stop_token_ids(sampling_params)
-        self.num_stop_token_ids.np[req_idx] = len(stop_token_ids)
-        if stop_token_ids:
-            self.stop_token_ids.stage_write(req_idx, 0, stop_token_ids)
+        self.num_stop_token_ids.np[req_idx] = len(dial.stop_token_ids)
+        self.stop_token_ids.stage_write(req_idx, 0, dial.stop_token_ids)
 
     def apply_staged_writes(self) -> None:
         self.threshold.copy_to_uva()
@@ -75,21 +84,39 @@ class JudgedRejectionSampler(RejectionSampler):
     Attributes:
         judge: the head on this device; states: what the kernels need of each request.
         hidden: [num_tokens, H], hidden states of the step; it is there during a step only.
-        judge_only: the step's count of tokens that only the judge accepted.
+        fillers: which drafts no drafter proposed, where the drafter leaves places empty.
+        counts: [num_reqs] int32, for each request of the step the tokens that only the judge accepted; judge_only, the
+            same on its way to the host. None where nothing was verified.
     """
 
     judge: Judge
     states: RequestStates
     hidden: torch.Tensor
-    judge_only: JudgeOnlyCount | None = None
+    fillers: Fillers | None = None
+    counts: torch.Tensor | None = None
+    judge_only: JudgeOnlyCounts | None = None
 
     def __call__(self, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
         # vLLM verifies in chunks of requests and hands `_verify` slices of rows: `_row` is where the next one starts.
         self._hidden_rows, self._row = input_batch.logits_indices, 0
         self._counts: list[torch.Tensor] = []
         output = super().__call__(logits, input_batch, *args, **kwargs)
-        self.judge_only = JudgeOnlyCount(self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts))
+        self.counts = self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts)
+        self._idx_mapping = input_batch.idx_mapping
         return output
+
+    def gather_counts(self, idx_mapping: torch.Tensor) -> None:
+        """Where each tensor-parallel rank has sampled requests of its own (batch-sharded sampling): makes `counts` all
+        ranks'. To be called by every rank, whether it had requests or not.
+
+        Args:
+            idx_mapping: [num_reqs] the whole step's requests, by their index of state.
+        """
+        # Not every platform's all-reduce knows integers; in fp32 these are exact.
+        counts = torch.zeros(len(self.states.threshold.np), device=idx_mapping.device)
+        if self.counts is not None:
+            counts[self._idx_mapping] = self.counts.float()
+        self.counts = tensor_model_parallel_all_reduce(counts)[idx_mapping].int()
 
     def _verify(
         self,
@@ -118,9 +145,9 @@ class JudgedRejectionSampler(RejectionSampler):
             seq_lens_upper_bound_np,
             skip_top_k_top_p=True,
         )
-        draft_constrained = None
+        fillers = None if self.fillers is None else self.fillers.rows(expanded_idx_mapping, expanded_local_pos)
+        draft_constrained = self._draft_constrained(processed, verify_draft_sampled, idx_mapping_np, fillers)
         if processed is not logits:
-            draft_constrained = self._draft_constrained(processed, verify_draft_sampled, idx_mapping_np)
             processed = sampling.apply_top_k_top_p(processed, expanded_idx_mapping, idx_mapping_np)
         rows = self._hidden_rows[self._row : self._row + len(logits)]
         self._row += len(logits)
@@ -155,22 +182,29 @@ class JudgedRejectionSampler(RejectionSampler):
         return processed, sampled, num_sampled
 
     def _draft_constrained(
-        self, constrained: torch.Tensor, draft_sampled: torch.Tensor, idx_mapping_np: np.ndarray
+        self,
+        constrained: torch.Tensor,
+        draft_sampled: torch.Tensor,
+        idx_mapping_np: np.ndarray,
+        fillers: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """[rows] fp32, by the draft token's own row: its logit one row earlier, after constraints, before truncation.
+        """[rows] fp32, by the draft token's own row: its logit one row earlier, after constraints, before truncation;
+        -inf for a filler, which is not to be judged.
 
-        None where the final logits still tell: no top-k or top-p in the step and no thinking budget.
+        None where the final logits still tell: no top-k or top-p in the step, no thinking budget, and a drafter without
+        fillers.
         """
         sampling, budgets = self.sampler.sampling_states, self.sampler.thinking_budget_state
         truncated = np.any(sampling.top_k.np[idx_mapping_np] != sampling.vocab_size) or np.any(
             sampling.top_p.np[idx_mapping_np] != 1.0
         )
         budgeted = budgets.enabled and np.any(budgets.use_thinking_budget[idx_mapping_np])
-        if not truncated and not budgeted:
+        if not truncated and not budgeted and fillers is None:
             return None
         verifying, drafts = constrained[:-1], draft_sampled[1:].clamp(min=0).long()
         own = verifying.gather(1, drafts[:, None])[:, 0].float()
         if budgeted:
             own.masked_fill_(verifying.amax(dim=-1) > FORCED_LOGIT, -torch.inf)
         # The first row of a step holds no draft token.
-        return torch.cat([own.new_full((1,), -torch.inf), own])
+        own = torch.cat([own.new_full((1,), -torch.inf), own])
+        return own if fillers is None else own.masked_fill(fillers, -torch.inf)

@@ -108,8 +108,7 @@ def test_a_section_without_a_head_is_refused(models):
 
 def test_a_missing_head_is_refused(models):
     assert refusal(models, {"model": "./nowhere"}).startswith(
-        "judge.model is './nowhere', which is neither a folder with a judge head "
-        "nor a Hub repository that can be read: "
+        "judge.model: './nowhere' is neither a folder with a judge head nor a Hub repository that can be read: "
     )
 
 
@@ -142,7 +141,7 @@ def test_a_head_whose_weights_do_not_fit_its_config_is_refused(models, broken):
 def test_a_head_that_is_not_finite_is_refused(models, broken):
     save_file({"weight": torch.full((tiny.HIDDEN,), torch.nan), "bias": torch.zeros(())}, broken / "model.safetensors")
     assert refusal(models, {"model": str(broken)}) == (
-        f"judge.model: the judge head in {broken} holds weights that are not finite."
+        f"judge.model: the judge head in {broken} holds weights that are not finite in fp32."
     )
 
 
@@ -288,7 +287,8 @@ except ValueError as error:
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip().splitlines()[-1] == (
-        "judge: this version of vllm-judge does not fit this vLLM: vllm.v1.core.sched.scheduler:Scheduler.make_stats "
-        "takes ('self', 'everything'), expected ('self', 'spec_decoding_stats', 'kv_connector_stats', "
-        "'cudagraph_stats', 'perf_stats', 'ec_connector_stats')."
+        "judge: this version of vllm-judge does not fit this vLLM: "
+        "vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats takes ('self', 'everything'), expected "
+        "('self', 'spec_decoding_stats', 'num_draft_tokens', 'num_accepted_tokens', 'num_invalid_spec_tokens', "
+        "'request_id')."
     )

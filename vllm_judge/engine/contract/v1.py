@@ -9,6 +9,22 @@ V1 = (
         ("device", "execute_model_state", "input_batch", "rejection_sampler", "requests"),
     ),
     Function("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
+    # Called wherever a drafter is asked: what verification reads beside is a filler.
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner.propose_draft_token_ids",
+        (
+            "self",
+            "scheduler_output",
+            "sampled_token_ids",
+            "sampling_metadata",
+            "hidden_states",
+            "sample_hidden_states",
+            "aux_hidden_states",
+            "spec_decode_metadata",
+            "common_attn_metadata",
+            "slot_mappings",
+        ),
+    ),
     Names("vllm.v1.worker.gpu_model_runner:ExecuteModelState", ("sample_hidden_states",)),
     Names("vllm.v1.worker.gpu_input_batch:InputBatch", ("req_ids",)),
     Names("vllm.v1.worker.gpu_input_batch:CachedRequestState", ("sampling_params",)),
