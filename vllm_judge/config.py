@@ -86,6 +86,29 @@ def read_speculative_config(
     return config, _parse_section(config.pop(SECTION), origin)
 
 
+def write_judge_json(folder: Path, draft: str, num_speculative_tokens: int) -> None:
+    """Makes a head's folder its own deployment, at the threshold that the head's config.json says.
+
+    Args:
+        folder: the head's.
+        draft: folder or Hub repository of the draft model.
+        num_speculative_tokens: drafts per cycle.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if _exists(Path(draft)):
+        inside = Path(draft).resolve().is_relative_to(folder.resolve())
+        draft = f"./{Path(draft).resolve().relative_to(folder.resolve())}" if inside else str(Path(draft).resolve())
+    config = {
+        "method": "draft_model",
+        "model": draft,
+        "num_speculative_tokens": num_speculative_tokens,
+        SECTION: {"model": "."},
+    }
+    (folder / JUDGE_JSON).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a speculative config lies: a file here, or one that came from a commit of a Hub repository."""
