@@ -7,7 +7,7 @@ import the rooms inside their functions.
 
 import typer
 
-from vllm_judge.cli import court, label, train
+from vllm_judge.cli import court, head, label, train
 from vllm_judge.cli.calibrate import calibrate
 from vllm_judge.cli.compare import compare
 from vllm_judge.cli.demo import demo
@@ -32,6 +32,7 @@ app.add_typer(court.app, name="court")
 app.add_typer(label.app, name="label")
 app.add_typer(train.app, name="train")
 app.command(epilog=example(f"calibrate questions.jsonl {PAIR} --head my-judge -o calibration"))(calibrate)
+app.add_typer(head.app, name="head")
 app.command(
     epilog=example("compare --demo -o rules", f"compare {PAIR} --head my-judge --questions questions.jsonl -o rules")
 )(compare)
