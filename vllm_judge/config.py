@@ -1,24 +1,14 @@
 """judge.json: vLLM's speculative config plus one section, `judge`: read, checked, carried to the workers."""
 
-import contextlib
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vllm_judge import hub
 from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
-
-SECTION = "judge"
-# A head's folder or repository is its deployment: by this name it holds the speculative config that serves the head.
-JUDGE_JSON = "judge.json"
+from vllm_judge.judge_json import SECTION, Place
 
 
 class JudgeSection(BaseModel):
@@ -75,8 +65,8 @@ def read_speculative_config(
     if isinstance(source, dict):
         config, origin = dict(source), "speculative_config"
     else:
-        place = _Place.find(os.fspath(source))
-        config, origin = _read_json(place.file), place.origin
+        place = Place.find(os.fspath(source))
+        config, origin = place.read(), place.origin
         place.resolve(config)
         if isinstance(config.get(SECTION), dict):
             config[SECTION] = dict(config[SECTION])
@@ -84,126 +74,6 @@ def read_speculative_config(
     if SECTION not in config:
         return config, None
     return config, _parse_section(config.pop(SECTION), origin)
-
-
-def write_judge_json(folder: Path, draft: str, num_speculative_tokens: int) -> None:
-    """Makes a head's folder its own deployment, at the threshold that the head's config.json says.
-
-    Args:
-        folder: the head's.
-        draft: folder or Hub repository of the draft model.
-        num_speculative_tokens: drafts per cycle.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    if _exists(Path(draft)):
-        inside = Path(draft).resolve().is_relative_to(folder.resolve())
-        draft = f"./{Path(draft).resolve().relative_to(folder.resolve())}" if inside else str(Path(draft).resolve())
-    config = {
-        "method": "draft_model",
-        "model": draft,
-        "num_speculative_tokens": num_speculative_tokens,
-        SECTION: {"model": "."},
-    }
-    (folder / JUDGE_JSON).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a speculative config lies: a file here, or one that came from a commit of a Hub repository."""
-
-    file: Path
-    repository: str | None = None
-    commit: str | None = None
-
-    @classmethod
-    def find(cls, source: str) -> Self:
-        path = Path(source)
-        if _exists(path):
-            file = path / JUDGE_JSON if path.is_dir() else path
-            if not file.exists():
-                raise JudgeConfigError(
-                    f"speculative_config names the folder {source}, which holds no {JUDGE_JSON}: "
-                    "write one, calibrate the head that is in it (which does), or give a JSON file or JSON text."
-                )
-            return cls(file)
-        if not _may_be_repository(source):
-            raise JudgeConfigError(
-                f"speculative_config names {source}, which is no file or folder and cannot be a Hub repository "
-                f"(owner/name): give a head's folder or repository with a {JUDGE_JSON}, a JSON file, or JSON text."
-            )
-        try:
-            file, commit = hub.download(source, JUDGE_JSON, None)
-        except (HfHubHTTPError, OSError) as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                raise JudgeConfigError(
-                    f"speculative_config names the Hub repository {source}, which holds no {JUDGE_JSON}: "
-                    "give a head's repository that holds one, a JSON file, or JSON text."
-                ) from None
-            raise JudgeConfigError(
-                f"speculative_config names {source}, which is no file or folder, and as a Hub repository its "
-                f"{JUDGE_JSON} cannot be read: {hub.reason(error)}"
-            ) from None
-        return cls(file, source, commit)
-
-    @property
-    def origin(self) -> str:
-        return f"{JUDGE_JSON} of {self.repository}" if self.repository else str(self.file)
-
-    def resolve(self, section: dict[str, Any]) -> None:
-        """Makes a relative `model` absolute where it is a path."""
-        model = section.get("model")
-        if not isinstance(model, str):
-            return
-        if self.repository is None:
-            if _exists(self.file.parent / model):
-                section["model"] = str((self.file.parent / model).resolve())
-        elif model == ".":
-            section |= {"model": self.repository, "revision": self.commit}
-        elif model.startswith("./"):
-            section["model"] = self._download(model.removeprefix("./").rstrip("/"))
-
-    def _download(self, folder: str) -> str:
-        """A folder of the repository, of the same commit."""
-        try:
-            root = snapshot_download(str(self.repository), revision=self.commit, allow_patterns=f"{folder}/*")
-        except (HfHubHTTPError, OSError) as error:
-            raise JudgeConfigError(
-                f"model in {self.origin} is ./{folder}, which cannot be read: {hub.reason(error)}"
-            ) from None
-        if not _exists(Path(root) / folder):
-            raise JudgeConfigError(f"model in {self.origin} is ./{folder}, and that repository has no such folder.")
-        return str(Path(root) / folder)
-
-
-def _exists(path: Path) -> bool:
-    # A name that no path can have, such as a very long one, is no path.
-    with contextlib.suppress(OSError, ValueError):
-        return path.exists()
-    return False
-
-
-def _may_be_repository(source: str) -> bool:
-    # A head's repository has an owner, and a file's name that is misspelt should not be looked for in the Hub.
-    if source.count("/") != 1 or source.endswith(".json"):
-        return False
-    with contextlib.suppress(HFValidationError):
-        validate_repo_id(source)
-        return True
-    return False
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeConfigError(f"speculative_config names the file {path}, which cannot be read: {error}.") from None
-    except (ValueError, RecursionError) as error:
-        raise JudgeConfigError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise JudgeConfigError(f"{path} must hold a JSON object, found {type(config).__name__}.")
-    return config
 
 
 def _parse_section(section: Any, origin: str) -> JudgeSection:

@@ -9,13 +9,13 @@ from vllm_judge.comparison import compare
 from vllm_judge.comparison.answers import AnswerFolder, Contender
 from vllm_judge.comparison.picture import draw
 from vllm_judge.comparison.points import Point, summarise
-from vllm_judge.config import write_judge_json
 from vllm_judge.decoding.pair import Pair, Sampling
 from vllm_judge.decoding.questions import Question
 from vllm_judge.decoding.rules import all_rules
 from vllm_judge.decoding.rules.judge import judge_rule
 from vllm_judge.errors import JudgeError, PromiseError
 from vllm_judge.head import JudgeHead
+from vllm_judge.judge_json import write_judge_json
 from vllm_judge.training.card import head_card
 
 PICTURE = "calibration.png"

@@ -26,7 +26,7 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
     except ValidationError as error:
         if section is None or error.title != "SpeculativeConfig":
             raise
-        raise JudgeConfigError(_first_sentence(error)) from None
+        raise JudgeConfigError(first_sentence(error)) from None
     finally:
         # The same arguments may be used again, and must then still name the judge.
         self.speculative_config = given
@@ -37,10 +37,15 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
     return vllm_config
 
 
-def _first_sentence(error: ValidationError) -> str:
+def first_sentence(error: ValidationError) -> str:
+    """What vLLM's own check of a speculative config found first."""
     first = error.errors()[0]
     field = ".".join(["speculative_config", *map(str, first["loc"])])
-    return f"{field}: {first['msg']}, found {first['input']!r}: correct it."
+    said = first["msg"].removeprefix("Value error, ").rstrip(".")
+    # What is wrong with several fields at once was found in all of them.
+    return (
+        f"{field}: {said}, found {first['input']!r}: correct it." if first["loc"] else f"{field}: {said}: correct it."
+    )
 
 
 def judge_config(speculative_config: Any) -> JudgeConfig | None:

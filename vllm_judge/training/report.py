@@ -4,9 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_judge.config import JUDGE_JSON
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
+from vllm_judge.judge_json import JUDGE_JSON
 from vllm_judge.training.card import head_card
 from vllm_judge.training.heads import FittedHead
 from vllm_judge.training.measure import ThresholdRates
