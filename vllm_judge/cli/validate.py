@@ -45,7 +45,8 @@ def _lines(found: "Preview") -> list[tuple[str, str]]:
 
     lines = [("target", found.target), ("vLLM", found.vllm), ("model runner", found.runner)]
     if speculative := found.speculative:
-        model = f", {speculative.model}" if speculative.model else ""
+        # Where no model drafts, vLLM puts the method's name there.
+        model = "" if speculative.model in (None, speculative.method) else f", {speculative.model}"
         drafts = speculative.num_speculative_tokens
         lines.append(("drafter", f"{speculative.method}{model}, {drafts} drafts per cycle"))
     if head := found.head:
