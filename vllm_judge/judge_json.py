@@ -111,7 +111,10 @@ class Place:
             if not isinstance(model, str) or not (Path(model).is_absolute() or _exists(home / model)):
                 continue
             if Path(model).is_absolute() or not (home / model).resolve().is_relative_to(home):
-                yield f"{name} in {self.file} is {model}, a folder of this machine: name a Hub repository."
+                yield (
+                    f"{name} in {self.file} is {model}, a folder of this machine: name a Hub repository, "
+                    'or what lies beside the file ("." or "./folder").'
+                )
             elif not model.startswith("."):
                 yield f"{name} in {self.file} is {model}, which a Hub repository could be called, too: write ./{model}."
 
