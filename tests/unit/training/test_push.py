@@ -20,6 +20,7 @@ from vllm_judge import JudgeHead
 from vllm_judge.cli import app
 
 TARGET = "someone/Target-70B"
+NAME = 'name a Hub repository, or what lies beside the file ("." or "./folder").'
 
 
 class FakeHub(BaseHTTPRequestHandler):
@@ -144,11 +145,8 @@ def test_a_head_that_knows_its_target_by_a_folder_is_told_the_repository(hub, fo
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (
-            {"model": "/models/draft"},
-            "model in {path} is /models/draft, a folder of this machine: name a Hub repository.",
-        ),
-        ({"model": "../draft"}, "model in {path} is ../draft, a folder of this machine: name a Hub repository."),
+        ({"model": "/models/draft"}, "model in {path} is /models/draft, a folder of this machine: " + NAME),
+        ({"model": "../draft"}, "model in {path} is ../draft, a folder of this machine: " + NAME),
         (
             {"judge": {"model": "head"}},
             "judge.model in {path} is head, which a Hub repository could be called, too: write ./head.",
