@@ -10,6 +10,7 @@ which is a head's own form.
 """
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from vllm_judge.training.hidden_states import load_target
 from vllm_judge.training.inert_pickle import Noted, array, read
 
 METHOD = (
-    "Imported from `{file}` (SHA-256 {digest}), a StandardScaler and a LogisticRegression of scikit-learn{version} as "
+    "Imported from `{file}` (SHA-256 {digest}), a StandardScaler and a LogisticRegression of scikit-learn {version} as "
     "SelfJudge and AutoJudge publish them; it accepts what they accept at a threshold of {threshold:g}. Nothing was "
     "fitted or measured here."
 )
@@ -60,10 +61,12 @@ def import_selfjudge(file: Path, target: str, threshold: float, folder: Path) ->
             "read its own target's hidden state only, without the draft's beside it."
         )
     version = regression.get("_sklearn_version")
+    if not (isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,40}", version)):
+        version = "of unknown version"
     method = METHOD.format(
         file=file.name,
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
-        version=f" {version}" if isinstance(version, str) else "",
+        version=version,
         threshold=threshold,
     )
     head = JudgeHead(
@@ -90,14 +93,15 @@ def _their_thresholds(content: Any) -> dict[str, float]:
     """What such a file recommends, by the names it has for them, such as youden_threshold."""
     found = {}
     for name, value in content.items() if isinstance(content, dict) else ():
-        if "threshold" in name and isinstance(value, Noted) and value.name == "scalar":
+        if re.fullmatch(r"\w{0,40}threshold", name) and isinstance(value, Noted) and value.name == "scalar":
             found[name] = float(array(value))
     return {name: value for name, value in found.items() if 0.0 <= value <= 1.0}
 
 
 def _the_one(content: Any, name: str) -> dict[str, Any]:
     """The state of the one estimator of that name."""
-    found, seen, waiting = [], set(), [content]
+    found: list[dict[str, Any]] = []
+    seen, waiting = set(), [content]
     while waiting:
         value = waiting.pop()
         if id(value) in seen:
@@ -123,7 +127,7 @@ def _folded(scaler: dict[str, Any], regression: dict[str, Any]) -> tuple[np.ndar
         raise HeadError("its regression is a multinomial one, whose probabilities are others.")
     classes, coef, intercept = (_attribute(regression, name) for name in ("classes_", "coef_", "intercept_"))
     if classes.tolist() != [0, 1]:
-        raise HeadError(f"its classes are {classes.tolist()[:10]}, and a head's are 0 and 1.")
+        raise HeadError(f"its classes are {classes.ravel()[:10].tolist()}, and a head's are 0 and 1.")
     size = coef.size
     mean = _attribute(scaler, "mean_") if scaler.get("with_mean") else np.zeros(size)
     scale = _attribute(scaler, "scale_") if scaler.get("with_std") else np.ones(size)

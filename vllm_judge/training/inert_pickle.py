@@ -9,7 +9,7 @@ import io
 import math
 import pickletools
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ NAMES = {
     },
     "sklearn.pipeline Pipeline": "Pipeline",
 }
-DTYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+DTYPES = {order + kind for order in "<>|" for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "b1")}
 _MARK = object()
 T = TypeVar("T")
 
@@ -42,7 +42,8 @@ class Noted:
     """A name, or what would have come of calling it: `args` None is the name itself, `state` what it was to hold."""
 
     def __init__(self, name: str, args: tuple[Any, ...] | None = None):
-        self.name, self.args, self.state = name, args, None
+        self.name, self.args = name, args
+        self.state: Any = None
 
 
 def read(path: Path) -> Any:
@@ -76,6 +77,7 @@ def _run(program: bytes) -> Any:
         del stack[start:]
         return values
 
+    value: Any  # an opcode's argument
     for opcode, value, _ in pickletools.genops(io.BytesIO(program)):
         match opcode.name:
             case "PROTO" | "FRAME":
@@ -164,33 +166,35 @@ def array(noted: Any) -> np.ndarray:
 
 
 def _array(noted: Any) -> np.ndarray:
-    match (noted.name, noted.args, noted.state) if isinstance(noted, Noted) else None:
-        case "array", _, (_, shape, dtype, bool(fortran), data):
-            order = "F" if fortran else "C"
-        case "array from buffer", (data, dtype, shape, ("C" | "F") as order), None:
+    match noted:
+        case Noted(name="array", state=(_, shape, dtype, bool() as fortran, data)):
+            order: Literal["C", "F"] = "F" if fortran else "C"
+        case Noted(name="array from buffer", args=(data, dtype, shape, "C" | "F" as order)):
             pass
-        case "scalar", (dtype, data), None:
+        case Noted(name="scalar", args=(dtype, data)):
             shape, order = (), "C"
         case _:
             raise HeadError("it holds something else where an array belongs.")
+    if len(_typed(shape, tuple)) > 2:
+        raise HeadError(f"it holds an array of {len(shape)} dimensions.")
     values = np.frombuffer(_bytes(data), _dtype(dtype))
-    shape = tuple(_typed(length, int) for length in _typed(shape, tuple))
+    shape = tuple(_typed(length, int) for length in shape)
     if min(shape, default=0) < 0 or len(values) != math.prod(shape):
         raise HeadError(f"it holds an array of shape {shape} with {len(values)} numbers.")
     return values.reshape(shape, order=order).astype(np.float64)
 
 
 def _dtype(noted: Any) -> np.dtype:
-    match (noted.name, noted.args, noted.state) if isinstance(noted, Noted) else None:
-        case "dtype", (str(kind), *_), (_, ("<" | ">" | "|") as order, *_) if kind in DTYPES:
+    match noted:
+        case Noted(name="dtype", args=(str() as kind, *_), state=(_, str() as order, *_)) if order + kind in DTYPES:
             return np.dtype(order + kind)
     raise HeadError("it holds an array of something else than numbers.")
 
 
 def _bytes(noted: Any) -> bytes:
-    match (noted.name, noted.args, noted.state) if isinstance(noted, Noted) else noted:
-        case bytes(data) | bytearray(data):
-            return bytes(data)
-        case "bytes", (str(text), "latin1"), None:
+    match noted:
+        case bytes() | bytearray():
+            return bytes(noted)
+        case Noted(name="bytes", args=(str() as text, "latin1")):
             return text.encode("latin1")
     raise HeadError("it holds an array without bytes.")

@@ -64,7 +64,6 @@ def write_metadata(folder: Path, target: str, licence: dict[str, str]) -> None:
     """Writes target and licence into the metadata of the folder's README.md, whose text stays as it is."""
     path = folder / "README.md"
     card = ModelCard(path.read_text(encoding="utf-8")) if path.exists() else ModelCard(f"# Judge head for {target}\n")
-    card.data.base_model = target
-    for name, value in licence.items():
+    for name, value in {"base_model": target, **licence}.items():
         setattr(card.data, name, value)
     path.write_text(str(card), encoding="utf-8")
