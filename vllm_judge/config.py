@@ -1,18 +1,14 @@
 """judge.json: vLLM's speculative config plus one section, `judge`: read, checked, carried to the workers."""
 
-import contextlib
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
-
-SECTION = "judge"
+from vllm_judge.judge_json import SECTION, Place
 
 
 class JudgeSection(BaseModel):
@@ -54,52 +50,30 @@ def read_speculative_config(
     """Splits a speculative config into vLLM's own part and the judge section.
 
     Args:
-        source: a path to a JSON file, or the dict itself. Relative paths in a file (`model`, `judge.model`) are
-            relative to the file; in a dict they are relative to the working directory. Names that are no existing
-            path are left as they are: Hub repositories.
+        source: a JSON file; a folder or Hub repository with a judge.json, such as a head's own; or the dict itself.
+            Relative paths in a file (`model`, `judge.model`) are relative to it: "." is its folder or repository. In a
+            dict they are relative to the working directory. Names that are no existing path are left as they are: Hub
+            repositories. In a file from the Hub a path is what begins with a dot.
 
     Returns:
         vLLM's keys (a copy), and the section, None where there is none.
 
     Raises:
-        JudgeConfigError: no such file, not JSON, not an object, or a section that does not fit.
+        JudgeConfigError: no such file, folder or repository, one without a judge.json, not JSON, not an object, or a
+            section that does not fit.
     """
     if isinstance(source, dict):
         config, origin = dict(source), "speculative_config"
     else:
-        path = Path(source)
-        config, origin = _read_json(path), str(path)
-        _resolve(config, path.parent)
+        place = Place.find(os.fspath(source))
+        config, origin = place.read(), place.origin
+        place.resolve(config)
         if isinstance(config.get(SECTION), dict):
             config[SECTION] = dict(config[SECTION])
-            _resolve(config[SECTION], path.parent)
+            place.resolve(config[SECTION])
     if SECTION not in config:
         return config, None
     return config, _parse_section(config.pop(SECTION), origin)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JudgeConfigError(
-            f"speculative_config names the file {path}, which does not exist: give a JSON file's path, or JSON text."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeConfigError(f"speculative_config names the file {path}, which cannot be read: {error}.") from None
-    except (ValueError, RecursionError) as error:
-        raise JudgeConfigError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise JudgeConfigError(f"{path} must hold a JSON object, found {type(config).__name__}.")
-    return config
-
-
-def _resolve(section: dict[str, Any], folder: Path) -> None:
-    model = section.get("model")
-    # A name that no path can have, such as a very long one, is no path.
-    with contextlib.suppress(OSError, ValueError):
-        if isinstance(model, str) and (folder / model).exists():
-            section["model"] = str((folder / model).resolve())
 
 
 def _parse_section(section: Any, origin: str) -> JudgeSection:

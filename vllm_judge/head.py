@@ -3,18 +3,18 @@
 import json
 import math
 import reprlib
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 
+from vllm_judge import hub
 from vllm_judge.errors import HeadError
 
 # What `hidden` means to a head. There is one convention; a file that names another one is refused.
@@ -114,14 +114,12 @@ class _Files:
                     raise HeadError(f"no judge head in {source}: it holds no {name}.")
             return cls(str(folder.resolve()), None, folder / CONFIG_NAME, folder / SAFETENSORS_SINGLE_FILE)
         try:
-            config = Path(hf_hub_download(source, CONFIG_NAME, revision=revision, **hub_options))
-            # A repository is cached by commit: .../snapshots/<commit>/config.json.
-            commit = config.parent.name
-            weights = Path(hf_hub_download(source, SAFETENSORS_SINGLE_FILE, revision=commit, **hub_options))
+            config, commit = hub.download(source, CONFIG_NAME, revision, **hub_options)
+            weights, _ = hub.download(source, SAFETENSORS_SINGLE_FILE, commit, **hub_options)
         except (HFValidationError, HfHubHTTPError, OSError) as error:
             raise HeadError(
                 f"{_shown(source)} is neither a folder with a judge head nor a Hub repository that can be read: "
-                f"{_reason(error)}"
+                f"{hub.reason(error)}"
             ) from error
         return cls(source, commit, config, weights)
 
@@ -129,7 +127,9 @@ class _Files:
         try:
             fields = json.loads(self.config.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise HeadError(f"{CONFIG_NAME} of the judge head in {self.source} is no JSON: {_reason(error)}") from error
+            raise HeadError(
+                f"{CONFIG_NAME} of the judge head in {self.source} is no JSON: {hub.reason(error)}"
+            ) from error
         if not isinstance(fields, dict):
             raise HeadError(f"{CONFIG_NAME} of the judge head in {self.source} must hold an object: {_shown(fields)}.")
         return HeadConfig.of(fields, f"the judge head in {self.source}")
@@ -160,12 +160,6 @@ class _Files:
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise HeadError(f"the judge head in {self.source} holds weights that are not finite in fp32.")
         return weights
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an exception says, as the end of a sentence."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return textwrap.shorten(line, 400, placeholder=" ...").rstrip(".") + "."
 
 
 class JudgeHead(
@@ -284,6 +278,6 @@ class JudgeHead(
         except HeadError:
             raise
         except Exception as error:  # what files and networks can do has no end
-            raise HeadError(f"the judge head in {_shown(source)} cannot be read: {_reason(error)}") from error
+            raise HeadError(f"the judge head in {_shown(source)} cannot be read: {hub.reason(error)}") from error
         head.source, head.commit = files.source, files.commit
         return head.requires_grad_(False).eval()

@@ -31,7 +31,7 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
     except ValidationError as error:
         if section is None or error.title != "SpeculativeConfig":
             raise
-        raise JudgeConfigError(_sentence(error)) from None
+        raise JudgeConfigError(first_sentence(error)) from None
     finally:
         # The same arguments may be used again, and must then still name the judge.
         self.speculative_config = given
@@ -42,7 +42,7 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
     return vllm_config
 
 
-def _sentence(error: ValidationError) -> str:
+def first_sentence(error: ValidationError) -> str:
     """The first of pydantic's errors about a speculative config, without the objects that it prints with it."""
     first = error.errors()[0]
     if first["loc"]:

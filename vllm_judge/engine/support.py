@@ -39,9 +39,14 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     return JudgeConfig(
         model=head.source,
         revision=head.commit,
-        threshold=head.threshold if section.threshold is None else section.threshold,
+        threshold=threshold(section, head),
         protected_token_ids=protected_token_ids(vllm_config.model_config),
     )
+
+
+def threshold(section: JudgeSection, head: JudgeHead) -> float:
+    """The engine's default threshold: the section's, or else the head's own."""
+    return head.threshold if section.threshold is None else section.threshold
 
 
 def refusals(vllm_config: Any) -> Iterator[str]:

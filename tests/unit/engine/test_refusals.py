@@ -312,7 +312,8 @@ def test_the_command_line_takes_a_path_or_json(models):
     [
         (
             None,
-            "speculative_config names the file {path}, which does not exist: give a JSON file's path, or JSON text.",
+            "speculative_config names {path}, which is no file or folder and cannot be a Hub repository (owner/name): "
+            "give a head's folder or repository with a judge.json, a JSON file, or JSON text.",
         ),
         ("{", "{path} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)."),
         ("[]", "{path} must hold a JSON object, found list."),
