@@ -26,7 +26,7 @@ from vllm_judge.demo import trio
 from vllm_judge.demo.world import Problem, first_mistake, is_correct, problems
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer, Message, Verdict, read_court
-from vllm_judge.tokencourt.label.answers import final_number
+from vllm_judge.tokencourt.final_answer import final_expression
 from vllm_judge.tokencourt.questions import Check, Question, Split
 
 START_SECONDS = 240
@@ -166,7 +166,7 @@ def search_alone(problem: Problem) -> list[str]:
             token = int(logits[len(prompt) + place - 1].argmax())
             if token not in (answer[place], tokenizer.eos_token_id):
                 other = finish([*answer[:place], token])
-                if final_number(text(other)) == final_number(text(answer)):
+                if final_expression(text(other), True) == final_expression(text(answer), True):
                     answer = other
                 else:
                     important.append(text([*answer[:place], token]))

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from vllm_judge.demo.world import World, is_correct, problems
 from vllm_judge.tokencourt import questions, records
 from vllm_judge.tokencourt.court import Verdict
-from vllm_judge.tokencourt.label.answers import verdict_on
+from vllm_judge.tokencourt.final_answer import verdict_on
 from vllm_judge.tokencourt.questions import QuestionError, Split, question_key
 from vllm_judge.tokencourt.tokenizer import prompt_ids
 

@@ -12,20 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vllm_judge.tokencourt.court import Message, Text
 from vllm_judge.tokencourt.errors import CourtError
+from vllm_judge.tokencourt.final_answer import Check
 
 HELD_OUT = 0.2
 
 
 class QuestionError(CourtError):
     """Questions that cannot be had; the message is one sentence for the user."""
-
-
-class Check(StrEnum):
-    """How a final answer is compared with the reference."""
-
-    number = "number"
-    choice = "choice"
-    exact = "exact"
 
 
 class Split(StrEnum):
