@@ -21,7 +21,7 @@ setup(
     package_data={
         "vllm_judge": ["py.typed"],
         "vllm_judge.tokencourt.annotate": ["page.html"],
-        "vllm_judge.evaluation": ["templates/*.jinja"],
+        **{f"vllm_judge.{room}": ["templates/*.jinja"] for room in ("page", "replay", "report")},
         "vllm_judge.demo": [f"**/*.{suffix}" for suffix in ("json", "jsonl", "safetensors", "md", "jinja", "yaml")],
     },
     # Neither vLLM nor a version of torch: the engine is the user's choice (extras `cpu` and `cuda`), and a bound on
@@ -46,7 +46,17 @@ setup(
         "cuda": ["vllm>=0.32,<0.34"],
         "evaluate": ["lm-eval[api]", "prometheus-client"],
         "dev": [
-            *("build", "hypothesis", "mypy", "playwright", "pytest", "pytest-timeout", "pytest-xdist", "ruff"),
+            *(
+                "build",
+                "hypothesis",
+                "import-linter",
+                "mypy",
+                "playwright",
+                "pytest",
+                "pytest-timeout",
+                "pytest-xdist",
+                "ruff",
+            ),
             *("datasets", "fastapi", "math-verify", "openai", "uvicorn"),  # the extra `court`
             *("lm-eval[api]", "prometheus-client"),  # the extra `evaluate`
         ],

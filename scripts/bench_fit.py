@@ -22,8 +22,8 @@ import typer
 from scipy.fft import dct
 
 from vllm_judge.head import EVIDENCE
+from vllm_judge.tokencourt.choices import HELD_OUT, Split
 from vllm_judge.tokencourt.masks import AfterMistake
-from vllm_judge.tokencourt.questions import HELD_OUT, Split
 from vllm_judge.training.choices import Dtype, SourceName, Store
 from vllm_judge.training.hidden_states import STORES
 from vllm_judge.training.shards import (

@@ -24,7 +24,7 @@ from kernel_cases import JUDGE, OURS_ONLY, SWEEPS, Case, cases
 from rich.console import Console
 from rich.table import Table
 
-from vllm_judge.evaluation.provenance import about
+from vllm_judge.measuring.provenance import about
 
 COMPILE_GATE = Path(__file__).parents[1] / "tests" / "unit" / "test_compile_gate.py"
 COPIED_BYTES = 2**31

@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_judge.demo import trio
-from vllm_judge.demo.engine import Engine, EngineError
+from vllm_judge.demo.engine import Engine
 from vllm_judge.demo.outcome import Outcome
 from vllm_judge.demo.world import problems
-from vllm_judge.evaluation.provenance import about
+from vllm_judge.errors import JudgeError
+from vllm_judge.measuring.provenance import about
 
 STRICT_TOKENS = (1, 2, 4, 8, 16)
 JUDGE_TOKENS = (4, 8, 16)
@@ -155,5 +156,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except EngineError as error:
+    except JudgeError as error:
         sys.exit(f"bench_offline: {error}")

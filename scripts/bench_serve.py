@@ -28,12 +28,12 @@ from rich.table import Table
 from serve_prompts import Prompt, PromptError, demo_prompts, quality, read_prompts
 from vllm_server import MODEL, Server, ServerError, vllm_command
 
-from vllm_judge.config import JudgeConfigError, read_speculative_config
+from vllm_judge.config import read_speculative_config
 from vllm_judge.demo import trio
 from vllm_judge.demo.engine import engine_environment, last_lines
-from vllm_judge.evaluation.provenance import about
-from vllm_judge.evaluation.statistics import Estimate
-from vllm_judge.tokencourt.errors import CourtError
+from vllm_judge.errors import JudgeConfigError, JudgeError
+from vllm_judge.measuring.provenance import about
+from vllm_judge.measuring.statistics import Estimate
 
 WIDTH = 110  # characters that the widest table takes
 MODES = ("plain", "strict", "judge")
@@ -211,5 +211,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (CourtError, JudgeConfigError, PromptError, ServerError) as error:
+    except (JudgeError, JudgeConfigError, PromptError, ServerError) as error:
         sys.exit(f"bench_serve: {error}")

@@ -14,12 +14,12 @@ from openai import APIError, AsyncOpenAI
 from rich.console import Console
 from vllm_server import MODEL, Server, ServerError
 
+from vllm_judge.cli.tables import outcomes_table
 from vllm_judge.demo import trio
 from vllm_judge.demo.engine import last_lines
-from vllm_judge.demo.outcome import Outcome
-from vllm_judge.demo.report import DEFINITIONS, table
+from vllm_judge.demo.outcome import DEFINITIONS, Outcome
 from vllm_judge.demo.world import Problem, problems
-from vllm_judge.evaluation.provenance import about
+from vllm_judge.measuring.provenance import about
 
 WARM_UP_PROBLEMS = 2
 
@@ -74,7 +74,7 @@ def main() -> None:
                 outcomes[mode] = asyncio.run(solve(server, asked, arguments.concurrency))
             except (APIError, httpx.HTTPError) as error:
                 raise ServerError(f"a request failed: {error}\n{last_lines(server.log)}") from error
-    console.print(table(outcomes, "plain"))
+    console.print(outcomes_table(outcomes, "plain"))
     console.print(f"n = {arguments.n} problems, greedy, {arguments.concurrency} at a time. {DEFINITIONS}")
     if arguments.json:
         figures = {mode: outcome.figures() for mode, outcome in outcomes.items()}

@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vllm_judge.decoding.questions import checker
 from vllm_judge.demo.world import is_correct, problems
-from vllm_judge.evaluation.questions import checker
-from vllm_judge.evaluation.statistics import accuracy, paired_difference
+from vllm_judge.measuring.statistics import accuracy, paired_difference
 from vllm_judge.tokencourt import records
-from vllm_judge.tokencourt.questions import Question, Split
+from vllm_judge.tokencourt.choices import Split
+from vllm_judge.tokencourt.questions import Question
 
 
 class PromptError(ValueError):
@@ -35,7 +36,7 @@ def read_prompts(path: Path, count: int) -> list[Prompt]:
 
     Raises:
         PromptError: there are too few, or one is a conversation.
-        RecordError: the file cannot be read.
+        JudgeError: the file cannot be read.
     """
     prompts = []
     held_out = (question for question in records.read(path, Question) if question.split == Split.held_out)

@@ -23,17 +23,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from vllm_judge.decoding.decoder import speculative_decode
 from vllm_judge.demo import trio
 from vllm_judge.demo.answers import accuracy
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.documents import MARKER
 from vllm_judge.demo.grammar import Problem
 from vllm_judge.demo.plans import PLANS
 from vllm_judge.demo.pretrain import Plan, Trainer, build_model, start_from
 from vllm_judge.demo.tokenizer import render_prompt, save_tokenizer, train_tokenizer
-from vllm_judge.demo.world import World, is_correct, problems, solution, solution_pieces
-from vllm_judge.evaluation.decoder import speculative_decode
+from vllm_judge.demo.world import is_correct, problems, solution, solution_pieces
 from vllm_judge.head import JudgeHead
 
 REPORT_EVERY, CHECK_EVERY = 100, 500  # steps
@@ -103,7 +104,7 @@ def pretrain(name: str, work: Path, output: Path, world: World) -> None:
         typer.echo(f"{time.strftime('%H:%M:%S')} {name} {line}")
 
     trainer.train(REPORT_EVERY, report)
-    trainer.model.to(torch.bfloat16).save_pretrained(output / name)
+    trainer.model.bfloat16().save_pretrained(output / name)
     save_tokenizer(tokenizer, output / name)
     (output / name / "README.md").write_text(model_card(name, plan))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -118,7 +119,7 @@ def pretrain(name: str, work: Path, output: Path, world: World) -> None:
 
 
 def check(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Problem], world: World
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Problem], world: World
 ) -> dict[str, float]:
     """Accuracy from the question on, and after a beginning in the draft's style, as judge decoding has them."""
     rng = random.Random(CHECK_SEED)
@@ -195,7 +196,7 @@ def judged_decoding(target, draft, tokenizer, head: JudgeHead | None, asked: Seq
     }
 
 
-def load_models(output: Path) -> tuple[LlamaForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast]:
+def load_models(output: Path) -> tuple[LlamaForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The target, the draft and their tokenizer as they ship; weights rounded to bfloat16, computing in fp32."""
     names = ("target", "draft")
     target, draft = (LlamaForCausalLM.from_pretrained(output / name, dtype=torch.float32).eval() for name in names)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from vllm_judge.tokencourt.choices import Split
 from vllm_judge.tokencourt.masks import AfterMistake
-from vllm_judge.tokencourt.questions import Split
 from vllm_judge.training.choices import Dtype, SourceName, Store
 from vllm_judge.training.shards import Columns, Index, Settings, Shard, StoredAnswer, write_index, write_shard
 

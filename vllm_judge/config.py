@@ -9,13 +9,10 @@ from typing import Any
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vllm_judge.head import HeadError, JudgeHead
+from vllm_judge.errors import HeadError, JudgeConfigError
+from vllm_judge.head import JudgeHead
 
 SECTION = "judge"
-
-
-class JudgeConfigError(ValueError):
-    """A configuration that cannot work; the message is one sentence: the field, what was found, what to do."""
 
 
 class JudgeSection(BaseModel):
@@ -48,17 +45,6 @@ class JudgeConfig:
     revision: str | None
     threshold: float
     protected_token_ids: tuple[int, ...]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Unpickling goes through `_arrive`, so that no process can hold a judge without having the hooks.
-        return _arrive, (self.model, self.revision, self.threshold, self.protected_token_ids)
-
-
-def _arrive(*fields: Any) -> JudgeConfig:
-    from vllm_judge.engine import hooks
-
-    hooks.install()
-    return JudgeConfig(*fields)
 
 
 def read_speculative_config(

@@ -10,14 +10,12 @@ from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from vllm_judge.errors import HeadError
+
 # What `hidden` means to a head. There is one convention; a file that names another one is refused.
 HIDDEN_STATES = "own row, after the final norm"
 # The columns of `evidence`, in order (see kernels/reference.py, `evidence`).
 EVIDENCE = ("log_prob", "entropy", "margin", "top_prob")
-
-
-class HeadError(ValueError):
-    """A head that cannot be loaded or does not fit; the message is one sentence for the user."""
 
 
 def logit(threshold: float) -> float:

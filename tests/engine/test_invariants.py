@@ -17,7 +17,7 @@ from environments import NUM_DRAFTS
 from transformers import LlamaForCausalLM
 
 from vllm_judge import JudgeHead
-from vllm_judge.evaluation.decoder import speculative_decode
+from vllm_judge.decoding.decoder import speculative_decode
 from vllm_judge.kernels.reference import evidence
 
 PROTECTED = [0, tiny.EOS, tiny.SPECIAL]

@@ -25,9 +25,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from vllm_judge.demo import trio
 from vllm_judge.demo.world import Problem, first_mistake, is_correct, problems
 from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.choices import Check, Split
 from vllm_judge.tokencourt.court import Answer, Message, Verdict, read_court
 from vllm_judge.tokencourt.final_answer import final_expression
-from vllm_judge.tokencourt.questions import Check, Question, Split
+from vllm_judge.tokencourt.questions import Question
 
 START_SECONDS = 240
 QUESTIONS = 6

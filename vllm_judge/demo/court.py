@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.grammar import Problem, first_mistake
-from vllm_judge.demo.world import World, problem_stream
+from vllm_judge.demo.world import problem_stream
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Answer, Span, Verdict
-from vllm_judge.tokencourt.errors import CourtError
 
 SPLITS = ("train", "test")
 QUESTIONS = 5_000  # of each world and split
@@ -21,11 +22,11 @@ def rows(world: str | None, split: str) -> Iterator[dict[str, str]]:
         split: train or test; the demo's models were trained on problems of the first.
 
     Raises:
-        CourtError: there is no such world or split.
+        JudgeError: there is no such world or split.
     """
     worlds = list(World)
     if world not in (None, *worlds) or split not in SPLITS:
-        raise CourtError(
+        raise JudgeError(
             f"the demo's questions have the configurations {', '.join(worlds)} and the splits {', '.join(SPLITS)}, "
             f"found {world} and {split}."
         )
@@ -39,7 +40,7 @@ def label(answer: Answer) -> Answer:
     The mistake is the first character that no right solution has there, which marks the token that holds it.
 
     Raises:
-        CourtError: the question is none of the demo's.
+        JudgeError: the question is none of the demo's.
     """
     problem = _problem(answer)
     mistake = first_mistake(problem, answer.answer)
@@ -64,6 +65,6 @@ def _problem(answer: Answer) -> Problem:
     while asked not in _drawn:
         problem = next(_undrawn, None)
         if problem is None:
-            raise CourtError(f"the question of {answer.id!r} is none of `court questions demo`.")
+            raise JudgeError(f"the question of {answer.id!r} is none of `court questions demo`.")
         _drawn[problem.question] = problem
     return _drawn[asked]

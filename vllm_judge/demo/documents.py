@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.demo.families import ANSWERS, ARITHMETIC, EQUALS, LARGEST, NAMES, NEXT, OPERATORS, UNITS
 from vllm_judge.demo.grammar import Problem, Slot
@@ -42,12 +42,12 @@ class Habits:
 class DocumentWriter:
     """Writes training documents as (token ids, loss weight of each token)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, habits: Habits):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, habits: Habits):
         self.habits = habits
-        self.end = tokenizer.convert_tokens_to_ids(END)
+        [self.end] = tokenizer.encode(END, add_special_tokens=False)
         # Pieces start where the tokenizer splits words anyway: encoding them one by one equals encoding the text.
         self.encode = lru_cache(maxsize=None)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
-        self.decode = lru_cache(maxsize=None)(lambda token: tokenizer.decode([token]))
+        self.decode = lru_cache(maxsize=None)(lambda token: str(tokenizer.decode([token])))
         self.tokenizer = tokenizer
         self.copied = {token for word in (*NAMES, *UNITS, "coins") for token in self.encode(f" {word}")}
 

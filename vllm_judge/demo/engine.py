@@ -18,15 +18,12 @@ from vllm_judge.demo import trio
 from vllm_judge.demo.outcome import COUNTERS, Outcome
 from vllm_judge.demo.tokenizer import render_prompt
 from vllm_judge.demo.world import Problem
+from vllm_judge.errors import JudgeError
 
 WARM_UP_PROBLEMS = 4
 LOG_LINES = 15
 # Room for the drafts of 64 requests beside their prompts: where drafts are trimmed, a judge sees other cycles.
 MAX_NUM_BATCHED_TOKENS = 8192
-
-
-class EngineError(RuntimeError):
-    """An engine that did not start or died; the message ends with the last lines of its log where they tell more."""
 
 
 def engine_environment() -> dict[str, str]:
@@ -57,7 +54,7 @@ class Engine:
         target: the folder of the target.
 
     Raises:
-        EngineError: the engine did not start.
+        JudgeError: the engine did not start.
     """
 
     def __init__(self, speculative_config: dict[str, Any] | None, max_num_seqs: int, target: Path = trio.TARGET):
@@ -84,7 +81,7 @@ class Engine:
         """Solves problems greedily, timed: all at once, or each after the one before.
 
         Raises:
-            EngineError: the engine died.
+            JudgeError: the engine died.
         """
         prompts = [render_prompt(problem.question) for problem in problems]
         try:
@@ -96,7 +93,7 @@ class Engine:
         # A refused configuration (a ValueError) says all; anything else has its cause in the log.
         log = "" if isinstance(error, ValueError) else f"\nThe last lines of its log:\n{last_lines(self.log)}"
         self.__exit__()
-        raise EngineError(f"the engine {what}: {error}{log}") from error
+        raise JudgeError(f"the engine {what}: {error}{log}") from error
 
 
 # --- in the worker process ---

@@ -113,7 +113,7 @@ def _change(who: str, left: int, sign: str, amount: int) -> Step:
 
 def _changes(name: str, have: int, events: list[tuple[str, str, int]]) -> tuple[str, list[Step]]:
     """The sentences and the steps of events that happen one after the other."""
-    sentences, steps = "", []
+    sentences, steps = "", list[Step]()
     for sign, verb, amount in events:
         sentences += f" {name} {verb} {amount}."
         steps.append(_change(f" {name}", steps[-1].result if steps else have, sign, amount))

@@ -1,8 +1,8 @@
 """How the demo's targets and drafts are trained: the plans of the shipped checkpoints."""
 
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.documents import Habits
 from vllm_judge.demo.pretrain import Plan
-from vllm_judge.demo.world import World
 
 # Arithmetic and copying come by themselves; which words mean gain and which loss came only with a weight of their own.
 EASY = {

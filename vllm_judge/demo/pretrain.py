@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.documents import DocumentWriter, Habits
 from vllm_judge.demo.tokenizer import CONTEXT
-from vllm_judge.demo.world import World, problem_stream
+from vllm_judge.demo.world import problem_stream
 
 HEAD_DIM = 32
 # Names and units must differ from the start: at the usual 0.02 the model learned in 1,000 steps which tokens are units,
@@ -61,7 +62,7 @@ class Plan:
         return self.schedule[-1][0]
 
 
-def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """A Llama with random weights, fp32."""
     torch.manual_seed(plan.seed)
     heads = plan.hidden_size // HEAD_DIM
@@ -77,11 +78,11 @@ def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausa
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
-        # With rows of about 100 tokens, steps on a CPU are 1.7 times as fast as with the fused attention.
-        attn_implementation="eager",
     )
+    # With rows of about 100 tokens, steps on a CPU are 1.7 times as fast as with the fused attention.
+    config._attn_implementation = "eager"
     model = LlamaForCausalLM(config)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
     return model
 
 
@@ -96,7 +97,7 @@ def start_from(model: LlamaForCausalLM, other: LlamaForCausalLM, layers: tuple[i
 class Trainer:
     """Steps a model through its plan; `save` and `resume` make every step repeatable."""
 
-    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan):
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, plan: Plan):
         self.model, self.plan, self.step = model, plan, 0
         self.writer = DocumentWriter(tokenizer, plan.habits)
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -196,7 +197,8 @@ class Trainer:
 
 def interpolate(points: tuple[tuple[int, float], ...], step: int) -> float:
     """The value at a step, linear between points (step, value)."""
-    return float(np.interp(step, *zip(*points, strict=True)))
+    steps, values = zip(*points, strict=True)
+    return float(np.interp(step, steps, values))
 
 
 def _stack(rows: list[tuple[list[int], list[float]]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_judge.demo import trio
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.engine import Engine
 from vllm_judge.demo.outcome import Outcome
-from vllm_judge.demo.world import World, problems
-from vllm_judge.evaluation.provenance import about
-from vllm_judge.evaluation.statistics import Estimate, accuracy, mcnemar, paired_difference
+from vllm_judge.demo.world import problems
+from vllm_judge.measuring.provenance import about
+from vllm_judge.measuring.statistics import Estimate, accuracy, mcnemar, paired_difference
 
 SPLIT = "test"  # never seen in training
 MAX_NUM_SEQS = 64
@@ -31,7 +32,7 @@ def measure(
     """Runs every configuration on the same `n` fresh problems, each in an engine of its own; yields as they finish.
 
     Raises:
-        EngineError: an engine did not start or died.
+        JudgeError: an engine did not start or died.
     """
     asked, models = problems(n, seed, SPLIT, world), trio.TRIOS[world]
     for name, speculative_config in configurations(models, heads, num_speculative_tokens).items():

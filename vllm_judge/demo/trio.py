@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_judge.config import read_speculative_config
-from vllm_judge.demo.world import World
+from vllm_judge.demo.choices import World
 
 MAX_MODEL_LEN = 512
 # The longest right solution has about 150 tokens; what is longer has gone astray.

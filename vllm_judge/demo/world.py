@@ -4,14 +4,13 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 
 from vllm_judge.demo import families, harder
+from vllm_judge.demo.choices import World
 from vllm_judge.demo.grammar import Problem, first_mistake
 
 __all__ = [
     "Problem",
-    "World",
     "first_mistake",
     "is_correct",
     "problem_stream",
@@ -20,13 +19,6 @@ __all__ = [
     "solution_pieces",
     "split_of",
 ]
-
-
-class World(StrEnum):
-    """What is asked and how it is worded: `easy` is the demo's own, `harder` one where fixed bars on p fail."""
-
-    EASY = "easy"
-    HARDER = "harder"
 
 
 _DRAW: dict[World, Callable[[random.Random], Problem | None]] = {World.EASY: families.draw, World.HARDER: harder.draw}

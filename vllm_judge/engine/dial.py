@@ -4,15 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_judge.errors import DialError
 from vllm_judge.head import logit
 
 SWITCH, THRESHOLD = "judge", "judge_threshold"
 # vLLM's HTTP schema knows no booleans in vllm_xargs: true may arrive as 1, 1.0 or "true".
 _SWITCH_VALUES = {True: True, False: False, "true": True, "false": False}
-
-
-class DialError(ValueError):
-    """A dial value that means nothing; the message is one sentence for the client."""
 
 
 def request_threshold(extra_args: Mapping[str, Any] | None, default: float) -> float:

@@ -21,42 +21,9 @@ from vllm_judge.kernels.reference import allowed, evidence
 # Beyond any model's logit, so that softmax gives the token all of the probability.
 BOOST = 1e8
 
-# What this file builds on in vLLM: (target, parameters), checked before `install`.
-EXPECTED = (
-    ("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
-    (
-        "vllm.v1.sample.rejection_sampler:RejectionSampler.forward",
-        ("self", "metadata", "draft_probs", "logits", "sampling_metadata"),
-    ),
-    (
-        "vllm.v1.sample.rejection_sampler:RejectionSampler.apply_logits_processors",
-        ("self", "logits", "sampling_metadata", "metadata"),
-    ),
-    (
-        "vllm.v1.sample.rejection_sampler:rejection_sample",
-        (
-            "draft_token_ids",
-            "num_draft_tokens",
-            "max_spec_len",
-            "cu_num_draft_tokens",
-            "draft_probs",
-            "target_logits",
-            "bonus_token_ids",
-            "sampling_metadata",
-            "synthetic_mode",
-            "synthetic_conditional_rates",
-            "use_fp64_gumbel",
-        ),
-    ),
-    (
-        "vllm.v1.sample.rejection_sampler:generate_uniform_probs",
-        ("num_tokens", "num_draft_tokens", "generators", "device"),
-    ),
-)
-
 
 def install(runner: Any, judge: Judge) -> None:
-    """Gives a V1 runner, on its last pipeline rank, the judge; engine/hooks.py has checked that it fits."""
+    """Gives a V1 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     sampler = runner.rejection_sampler
     sampler.__class__ = JudgedRejectionSampler
     sampler.judge, sampler.runner = judge, runner
@@ -76,7 +43,7 @@ def install(runner: Any, judge: Judge) -> None:
 
 
 class JudgedRejectionSampler(RejectionSampler):
-    """vLLM's V1 verifier with the judge; made by swapping the class of vLLM's own object (engine/hooks.py).
+    """vLLM's V1 verifier with the judge; made by swapping the class of vLLM's own object (worker.py).
 
     Attributes:
         judge: the head on this device; runner: vLLM's V1 model runner.

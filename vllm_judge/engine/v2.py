@@ -11,56 +11,9 @@ from vllm_judge.engine import metrics
 from vllm_judge.engine.judge import FORCED_LOGIT, MAX_STOP_TOKEN_IDS, Judge, JudgeOnlyCount
 from vllm_judge.kernels.verify import judged_rejection_sample
 
-# What this file builds on in vLLM: (target, parameters), checked before `install`.
-EXPECTED = (
-    ("vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
-    (
-        "vllm.v1.worker.gpu.model_runner:GPUModelRunner.sample",
-        ("self", "hidden_states", "input_batch", "grammar_output"),
-    ),
-    ("vllm.v1.worker.gpu.sample.sampler:Sampler.add_request", ("self", "req_idx", "sampling_params")),
-    ("vllm.v1.worker.gpu.sample.sampler:Sampler.apply_staged_writes", ("self",)),
-    (
-        "vllm.v1.worker.gpu.sample.sampler:Sampler.apply_sampling_params",
-        (
-            "self",
-            "logits",
-            "expanded_idx_mapping",
-            "idx_mapping",
-            "idx_mapping_np",
-            "pos",
-            "input_ids",
-            "expanded_local_pos",
-            "seq_lens_upper_bound_np",
-            "skip_top_k_top_p",
-        ),
-    ),
-    (
-        "vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler.__call__",
-        ("self", "logits", "input_batch", "draft_logits", "invalid_drafts"),
-    ),
-    (
-        "vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler._verify",
-        (
-            "self",
-            "logits",
-            "draft_logits",
-            "draft_sampled",
-            "pos",
-            "cu_num_logits",
-            "idx_mapping",
-            "idx_mapping_np",
-            "expanded_idx_mapping",
-            "expanded_local_pos",
-            "seq_lens_upper_bound_np",
-            "verify_draft_sampled",
-        ),
-    ),
-)
-
 
 def install(runner: Any, judge: Judge) -> None:
-    """Gives a V2 runner, on its last pipeline rank, the judge; engine/hooks.py has checked that it fits."""
+    """Gives a V2 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
@@ -117,7 +70,7 @@ class RequestStates:
 
 
 class JudgedRejectionSampler(RejectionSampler):
-    """vLLM's V2 verifier with the judge; made by swapping the class of vLLM's own object (engine/hooks.py).
+    """vLLM's V2 verifier with the judge; made by swapping the class of vLLM's own object (worker.py).
 
     Attributes:
         judge: the head on this device; states: what the kernels need of each request.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_judge.progress import bar
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer
 from vllm_judge.tokencourt.endpoint import Endpoint, ask_all
-from vllm_judge.tokencourt.progress import bar
 from vllm_judge.tokencourt.questions import Question
 
 # So many answers are generated before the first of them is written: what a kill costs in the offline engine.
@@ -86,8 +86,8 @@ def answer_by_endpoint(
     """Has the jobs answered by endpoints, one for each model; every answer is in the file as soon as it is there.
 
     Raises:
-        RecordError: the file cannot be written.
-        EndpointError: an endpoint is of no use; the answers so far are kept.
+        JudgeError: the file cannot be written.
+        JudgeError: an endpoint is of no use; the answers so far are kept.
     """
     by_model = {endpoint.model: endpoint for endpoint in endpoints}
     with records.Appender[Answer](output) as appender:
@@ -115,7 +115,7 @@ def answer_offline(jobs: Iterable[Job], output: Path, max_tokens: int, engine: d
     """Has the jobs of one model answered by vLLM's `LLM`, made with the options `engine`.
 
     Raises:
-        RecordError: the file cannot be written.
+        JudgeError: the file cannot be written.
     """
     from vllm import SamplingParams
 

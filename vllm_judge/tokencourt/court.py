@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.records import Problem
 
@@ -120,13 +121,13 @@ def read_court(path: Path) -> list[Answer]:
     """All answers of a court file.
 
     Raises:
-        RecordError: the file cannot be read, a line is bad, or two lines have one id.
+        JudgeError: the file cannot be read, a line is bad, or two lines have one id.
     """
     answers = records.read(path, Answer)
     seen: set[str] = set()
     for answer in answers:
         if answer.id in seen:
-            raise records.RecordError(f"{path} holds the id {answer.id!r} twice: ids must be unique.")
+            raise JudgeError(f"{path} holds the id {answer.id!r} twice: ids must be unique.")
         seen.add(answer.id)
     return answers
 
@@ -135,7 +136,7 @@ def check(path: Path) -> Iterator[Problem | Answer]:
     """Every line of a court file: the answer, or each thing that is wrong with it; reads only.
 
     Raises:
-        RecordError: the file cannot be read at all.
+        JudgeError: the file cannot be read at all.
     """
     first_line: dict[str, int] = {}
     for line in records.scan(path, Answer):

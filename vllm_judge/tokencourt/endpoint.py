@@ -8,16 +8,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Message
-from vllm_judge.tokencourt.errors import CourtError
 
 J = TypeVar("J")
 # A server that is down fails every request: so many failures in a row end the run instead of going through the rest.
 FAILURES_IN_A_ROW = 20
-
-
-class EndpointError(CourtError):
-    """An endpoint that is of no use for the whole run; the message is one sentence for the user."""
 
 
 class RequestError(RuntimeError):
@@ -63,14 +59,14 @@ class Endpoint:
     The key is what the environment variable OPENAI_API_KEY holds.
 
     Raises:
-        EndpointError: the package openai is not installed.
+        JudgeError: the package openai is not installed.
     """
 
     def __init__(self, url: str, model: str, timeout: float = 120.0, retries: int = 5):
         try:
             import openai
         except ImportError:
-            raise EndpointError("openai is not installed: pip install 'vllm-judge-decoding[court]'.") from None
+            raise JudgeError("openai is not installed: pip install 'vllm-judge-decoding[court]'.") from None
         self.url, self.model = url, model
         self._openai = openai
         # A key is required by the client, not by a server of one's own.
@@ -86,7 +82,7 @@ class Endpoint:
 
         Raises:
             RequestError: no usable reply, after all retries.
-            EndpointError: the endpoint refuses every request: a wrong key, model or address.
+            JudgeError: the endpoint refuses every request: a wrong key, model or address.
         """
         chat: Any = [message.model_dump() for message in messages]
         create = self._client.chat.completions.with_raw_response.create
@@ -98,7 +94,7 @@ class Endpoint:
             raise RequestError("cannot be reached") from None
         except self._openai.APIStatusError as error:
             if error.status_code in (401, 403, 404):
-                raise EndpointError(f"{self.url} refuses requests to the model {self.model}: {error.message}") from None
+                raise JudgeError(f"{self.url} refuses requests to the model {self.model}: {error.message}") from None
             raise RequestError(f"answers HTTP {error.status_code}", error.message) from None
         try:
             choices = _Reply.model_validate_json(raw.http_response.content).choices
@@ -128,7 +124,7 @@ async def ask_all(
         How many jobs failed, by reason.
 
     Raises:
-        EndpointError: from `ask`, or after many failures in a row.
+        JudgeError: from `ask`, or after many failures in a row.
     """
     waiting = iter(jobs)
     failures: Counter[str] = Counter()
@@ -145,7 +141,7 @@ async def ask_all(
                 in_a_row += 1
                 if in_a_row >= FAILURES_IN_A_ROW:
                     said = f": {error.detail}" if error.detail else "."
-                    raise EndpointError(f"the endpoint failed {in_a_row} times in a row: it {error}{said}") from None
+                    raise JudgeError(f"the endpoint failed {in_a_row} times in a row: it {error}{said}") from None
             advance()
 
     try:

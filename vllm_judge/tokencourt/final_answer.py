@@ -2,20 +2,10 @@
 
 import re
 import unicodedata
-from enum import StrEnum
 
 from vllm_judge.tokencourt import expression, mathematics
+from vllm_judge.tokencourt.choices import Check
 from vllm_judge.tokencourt.court import Verdict
-
-
-class Check(StrEnum):
-    """How a final answer is compared with the reference."""
-
-    number = "number"
-    math = "math"
-    choice = "choice"
-    exact = "exact"
-
 
 # "The answer is", "Answer:", "the final answer to the question is therefore", "**Final answer**" above a line, "####".
 _MARKER = re.compile(
@@ -39,7 +29,7 @@ def is_readable(reference: str, check: Check) -> bool:
     """Whether a check can tell a right answer from a wrong one by this reference.
 
     Raises:
-        CourtError: math-verify, which the checks `number` and `math` need, is not installed.
+        JudgeError: math-verify, which the checks `number` and `math` need, is not installed.
     """
     match check:
         case Check.choice:
@@ -57,7 +47,7 @@ def verdict_on(text: str, reference: str, check: Check) -> Verdict:
     """Right or wrong by the final answer that a text gives; unknown where it gives none, or none that can be read.
 
     Raises:
-        CourtError: math-verify, which the checks `number` and `math` need, is not installed.
+        JudgeError: math-verify, which the checks `number` and `math` need, is not installed.
     """
     match check:
         case Check.choice:

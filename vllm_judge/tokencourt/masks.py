@@ -5,14 +5,10 @@ from enum import StrEnum
 
 from transformers import PreTrainedTokenizerBase
 
+from vllm_judge.errors import MaskError
 from vllm_judge.tokencourt.court import Answer, Verdict
-from vllm_judge.tokencourt.errors import CourtError
 
 RIGHT, WRONG, IGNORED = 1, 0, -1
-
-
-class MaskError(CourtError):
-    """A label that cannot be carried over to tokens; the message is one sentence for the user."""
 
 
 class AfterMistake(StrEnum):

@@ -13,8 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Verdict
-from vllm_judge.tokencourt.errors import CourtError
 
 WORKER = Path(__file__).with_name("mathematics_worker.py")
 Reading = tuple[str | None, str | None]  # as a number, and as it stands
@@ -28,7 +28,7 @@ def compare(reference: Reading, found: Reading, numeric: bool) -> Verdict:
         numeric: whether nothing but numbers counts.
 
     Raises:
-        CourtError: math-verify is not installed.
+        JudgeError: math-verify is not installed.
     """
     return Verdict(_worker.ask([reference, found, numeric]) or Verdict.unknown)
 
@@ -66,7 +66,7 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         if importlib.util.find_spec("math_verify") is None:
-            raise CourtError("math-verify is not installed: pip install 'vllm-judge-decoding[court]'.")
+            raise JudgeError("math-verify is not installed: pip install 'vllm-judge-decoding[court]'.")
         # By path and without its folder on the import path: the package would bring PyTorch along.
         command = [sys.executable, "-P", str(WORKER)]
         pipe = subprocess.PIPE

@@ -4,28 +4,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vllm_judge.errors import JudgeError
+from vllm_judge.tokencourt.choices import HELD_OUT, Check, Split
 from vllm_judge.tokencourt.court import Message, Text
-from vllm_judge.tokencourt.errors import CourtError
-from vllm_judge.tokencourt.final_answer import Check
-
-HELD_OUT = 0.2
-
-
-class QuestionError(CourtError):
-    """Questions that cannot be had; the message is one sentence for the user."""
-
-
-class Split(StrEnum):
-    """What a question is for: fitting, or measuring and calibrating."""
-
-    train = "train"
-    held_out = "held_out"
 
 
 class Question(BaseModel):
@@ -124,36 +110,31 @@ KNOWN = {
 
 
 def rows_of(source: str, config: str | None, split: str) -> Iterator[Mapping[str, Any]]:
-    """The rows of a JSONL file, of a dataset (a folder or a name on the Hub), or of the demo.
+    """The rows of a JSONL file, or of a dataset (a folder or a name on the Hub).
 
     Raises:
-        QuestionError: there is no such file or dataset, or it cannot be read.
+        JudgeError: there is no such file or dataset, or it cannot be read.
     """
     if source.endswith((".jsonl", ".json")):
         yield from _json_rows(Path(source))
-        return
-    if source == "demo":
-        from vllm_judge.demo import court as demo
-
-        yield from demo.rows(config, split)
         return
     try:
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError:
-        raise QuestionError("datasets is not installed: pip install 'vllm-judge-decoding[court]'.") from None
+        raise JudgeError("datasets is not installed: pip install 'vllm-judge-decoding[court]'.") from None
     try:
         yield from load_dataset(source, config, split=split)
     except (DatasetsError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise QuestionError(f"the dataset {source} (split {split}) cannot be loaded: {reason}") from None
+        raise JudgeError(f"the dataset {source} (split {split}) cannot be loaded: {reason}") from None
 
 
 def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise QuestionError(f"{path} cannot be read: {error}.") from None
+        raise JudgeError(f"{path} cannot be read: {error}.") from None
     if text.lstrip().startswith("["):
         rows = [(0, text)]
     else:
@@ -162,7 +143,7 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         try:
             value = json.loads(row)
         except json.JSONDecodeError as error:
-            raise QuestionError(f"{path}, line {number or error.lineno}: not JSON: {error.msg}.") from None
+            raise JudgeError(f"{path}, line {number or error.lineno}: not JSON: {error.msg}.") from None
         yield from value if isinstance(value, list) else [value]
 
 
@@ -172,14 +153,14 @@ def make_questions(
     """Questions from rows; one that was asked before is left out. Ids are `name` and the row's number.
 
     Raises:
-        QuestionError: a row does not have the layout's fields.
+        JudgeError: a row does not have the layout's fields.
     """
     seen: set[str] = set()
     for number, row in enumerate(rows):
         try:
             asked = layout(row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise QuestionError(
+            raise JudgeError(
                 f"row {number} of {name} does not have the expected layout: {type(error).__name__}: {error}."
             ) from None
         if asked.text in seen:

@@ -13,17 +13,13 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from vllm_judge.tokencourt.errors import CourtError
+from vllm_judge.errors import JudgeError
 
 logger = logging.getLogger(__name__)
 
 CUT_OFF = "the last line is cut off, as by a kill: `vllm-judge court check --repair {path}` sets it aside"
 R = TypeVar("R", bound=BaseModel)
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "UTF-8 with a byte order mark", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-
-
-class RecordError(CourtError):
-    """A file that cannot be read or written; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def scan(path: Path, kind: type[R]) -> Iterator[Line[R]]:
     """Reads a file line by line and never stops at a bad line.
 
     Raises:
-        RecordError: the file does not exist, cannot be read, or is in another encoding as a whole.
+        JudgeError: the file does not exist, cannot be read, or is in another encoding as a whole.
     """
     try:
         with path.open("rb") as file:
@@ -65,19 +61,19 @@ def scan(path: Path, kind: type[R]) -> Iterator[Line[R]]:
             for number, raw in enumerate(file, 1):
                 yield _parse(path, number, raw, kind)
     except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}.") from None
+        raise JudgeError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def read(path: Path, kind: type[R]) -> list[R]:
     """All records of a file.
 
     Raises:
-        RecordError: the file cannot be read, or a line of it is bad; the message names the first one.
+        JudgeError: the file cannot be read, or a line of it is bad; the message names the first one.
     """
     records = []
     for line in scan(path, kind):
         if line.record is None:
-            raise RecordError(f"{path}, {line.problems[0]}.")
+            raise JudgeError(f"{path}, {line.problems[0]}.")
         records.append(line.record)
     return records
 
@@ -86,7 +82,7 @@ def write(path: Path, records: Iterable[BaseModel]) -> None:
     """Writes a whole file at once: it holds the old records or the new ones, never a part.
 
     Raises:
-        RecordError: the file cannot be written; what it held before is untouched.
+        JudgeError: the file cannot be written; what it held before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -97,7 +93,7 @@ def write(path: Path, records: Iterable[BaseModel]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise RecordError(f"{path} cannot be written: {error.strerror}. It is as it was before.") from None
+        raise JudgeError(f"{path} cannot be written: {error.strerror}. It is as it was before.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -118,7 +114,7 @@ class Appender(Generic[R]):
         repaired: what was mended, None where nothing was wrong.
 
     Raises:
-        RecordError: the file cannot be opened, another process writes to it, or (in `append`) the disk is full.
+        JudgeError: the file cannot be opened, another process writes to it, or (in `append`) the disk is full.
     """
 
     def __init__(self, path: Path, durable: bool = False):
@@ -130,17 +126,17 @@ class Appender(Generic[R]):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._file)
-            raise RecordError(f"another process is writing to {path}: wait for it, or name another file.") from None
+            raise JudgeError(f"another process is writing to {path}: wait for it, or name another file.") from None
         except OSError as error:
-            raise RecordError(f"{path} cannot be written: {error.strerror}.") from None
+            raise JudgeError(f"{path} cannot be written: {error.strerror}.") from None
         self._size = os.fstat(self._file).st_size
         try:
             self.repaired = self._mend()
-        except (OSError, RecordError) as error:
+        except (OSError, JudgeError) as error:
             os.close(self._file)
-            if isinstance(error, RecordError):
+            if isinstance(error, JudgeError):
                 raise
-            raise RecordError(f"{path} cannot be mended: {error.strerror}. It is as it was before.") from None
+            raise JudgeError(f"{path} cannot be mended: {error.strerror}. It is as it was before.") from None
         if self.repaired:
             logger.warning(self.repaired)
 
@@ -191,7 +187,7 @@ class Appender(Generic[R]):
                 os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise RecordError(
+            raise JudgeError(
                 f"{self.path} cannot be written: {error.strerror}. All lines before are kept; make room and run again."
             ) from None
         self._size += len(data)
@@ -201,7 +197,7 @@ def _encode(record: BaseModel) -> bytes:
     try:
         return record.model_dump_json(exclude_none=True).encode() + b"\n"
     except PydanticSerializationError as error:
-        raise RecordError(f"the record {record!r:.80} cannot be written as JSON: {error}.") from None
+        raise JudgeError(f"the record {record!r:.80} cannot be written as JSON: {error}.") from None
 
 
 def _is_json(raw: bytes) -> bool:
@@ -214,7 +210,7 @@ def _is_json(raw: bytes) -> bool:
 def _refuse_other_encodings(path: Path, head: bytes) -> None:
     for mark, name in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
-            raise RecordError(f"{path} is {name}: save it as plain UTF-8.")
+            raise JudgeError(f"{path} is {name}: save it as plain UTF-8.")
 
 
 def _parse(path: Path, number: int, raw: bytes, kind: type[R]) -> Line[R]:

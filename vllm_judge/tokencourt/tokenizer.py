@@ -6,28 +6,24 @@ from pathlib import Path
 import jinja2
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Message
-from vllm_judge.tokencourt.errors import CourtError
-
-
-class TokenizerError(CourtError):
-    """A tokenizer or chat template that cannot be used; the message is one sentence for the user."""
 
 
 def load_tokenizer(name: str, option: str = "--tokenizer") -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub repository; `option` is what the user named it with.
 
     Raises:
-        TokenizerError: it cannot be loaded, or is not a fast one.
+        JudgeError: it cannot be loaded, or is not a fast one.
     """
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
-        raise TokenizerError(f"{option} must be a model's folder or repository: there is no folder {name}.")
+        raise JudgeError(f"{option} must be a model's folder or repository: there is no folder {name}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise TokenizerError(f"{option}: the tokenizer {name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise JudgeError(f"{option}: the tokenizer {name} cannot be loaded: {str(error).splitlines()[0]}") from None
     if not tokenizer.is_fast:
-        raise TokenizerError(f"{option}: {name} is no fast tokenizer: only those tell where tokens lie in a text.")
+        raise JudgeError(f"{option}: {name} is no fast tokenizer: only those tell where tokens lie in a text.")
     return tokenizer
 
 
@@ -46,10 +42,10 @@ def prompt_ids(
         At least one token id.
 
     Raises:
-        TokenizerError: there is no chat template, or it fails on this chat.
+        JudgeError: there is no chat template, or it fails on this chat.
     """
     if chat_template is None and tokenizer.chat_template is None:
-        raise TokenizerError(
+        raise JudgeError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template: name the file that you serve with "
             "(--chat-template)."
         )
@@ -59,7 +55,7 @@ def prompt_ids(
             chat, chat_template=chat_template, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     except jinja2.TemplateError as error:
-        raise TokenizerError(f"the chat template fails on the question of {id!r}: {error}.") from None
+        raise JudgeError(f"the chat template fails on the question of {id!r}: {error}.") from None
     if not prompt:
-        raise TokenizerError(f"the chat template makes nothing of the question of {id!r}.")
+        raise JudgeError(f"the chat template makes nothing of the question of {id!r}.")
     return list(prompt)

@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from vllm_judge.tokencourt.progress import bar
+from vllm_judge.progress import bar
 from vllm_judge.training.choices import Features
 from vllm_judge.training.problems import Linear, Problem, columns, unwhitened, used_rows
 from vllm_judge.training.table import TokenTable

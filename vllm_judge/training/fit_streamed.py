@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
-from vllm_judge.tokencourt.progress import bar
+from vllm_judge.progress import bar
 from vllm_judge.training import fit_in_memory
 from vllm_judge.training.choices import Features
 from vllm_judge.training.conditioning import Coordinates, survey

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from vllm_judge.errors import JudgeError
+from vllm_judge.progress import bar
+from vllm_judge.tokencourt.choices import HELD_OUT
 from vllm_judge.tokencourt.court import read_court
 from vllm_judge.tokencourt.masks import AfterMistake
-from vllm_judge.tokencourt.progress import bar
-from vllm_judge.tokencourt.questions import HELD_OUT
 from vllm_judge.training.choices import Dtype, SourceName, Store
-from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.output_head import OutputHead
 from vllm_judge.training.sequences import LabelledSequence, Sequences, make_sequences
 from vllm_judge.training.shards import Columns, Index, Settings, Shard, plan_shards, write_index, write_shard
@@ -24,12 +24,12 @@ def load_target(target: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]
     """The configuration and the tokenizer of a folder or Hub repository.
 
     Raises:
-        TrainingError: one of them cannot be loaded.
+        JudgeError: one of them cannot be loaded.
     """
     try:
         return AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"the target {target} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise JudgeError(f"the target {target} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
 def extract(
@@ -59,8 +59,8 @@ def extract(
         chat_template, after, held_out: see `make_sequences`.
 
     Raises:
-        TrainingError: the target cannot be used, the folder holds other hidden states, or the disk is full.
-        RecordError: the court file cannot be read.
+        JudgeError: the target cannot be used, the folder holds other hidden states, or the disk is full.
+        JudgeError: the court file cannot be read.
     """
     config, tokenizer = load_target(target)
     text = config.get_text_config()
@@ -107,7 +107,7 @@ def _columns(
     states = source.hidden_states([one.ids for one in members])
     hidden = torch.cat([of[one.rows] for one, of in zip(members, states, strict=True)])
     if not hidden.isfinite().all():
-        raise TrainingError(
+        raise JudgeError(
             f"the target gives hidden states that are not finite ({shard.file}): let it compute in another --dtype."
         )
     before = torch.cat([of[[row - 1 for row in one.rows]] for one, of in zip(members, states, strict=True)])

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vllm_judge.evaluation.statistics import CONFIDENCE, Estimate
 from vllm_judge.head import logit
+from vllm_judge.measuring.statistics import CONFIDENCE, Estimate
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
 RESAMPLES = 500

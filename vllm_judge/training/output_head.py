@@ -7,8 +7,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.kernels.reference import evidence
-from vllm_judge.training.errors import TrainingError
 
 # Layers of their own, and the embeddings that are the output layer where a config ties the two.
 OWN = ("lm_head.weight",)
@@ -51,19 +51,19 @@ class OutputHead:
             config: the target's.
 
         Raises:
-            TrainingError: the target treats its logits in a way of its own, its layer is quantised, or the checkpoint
+            JudgeError: the target treats its logits in a way of its own, its layer is quantised, or the checkpoint
                 holds no such layer or no safetensors at all.
         """
         text = config.get_text_config()
         _refuse_quirks(target, text)
         weight = _read(target, TIED if text.tie_word_embeddings else OWN)
         if weight is None:
-            raise TrainingError(
+            raise JudgeError(
                 f"the checkpoint {target} holds no output layer that is known here "
                 f"({', '.join(TIED if text.tie_word_embeddings else OWN)})."
             )
         if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise TrainingError(
+            raise JudgeError(
                 f"the output layer of {target} is quantised ({weight.dtype}), and evidence needs it whole."
             )
         bias = _read(target, BIAS)
@@ -93,7 +93,7 @@ def _refuse_quirks(target: str, config: PretrainedConfig) -> None:
     for name in QUIRKS:
         value = getattr(config, name, None)
         if value is not None and value != 1:
-            raise TrainingError(
+            raise JudgeError(
                 f"{target} treats its logits in a way of its own ({name} is {value}), "
                 "and evidence cannot be computed for it."
             )
@@ -104,7 +104,7 @@ def _read(target: str, suffixes: tuple[str, ...]) -> torch.Tensor | None:
     folder = Path(target) if Path(target).is_dir() else Path(snapshot_download(target, allow_patterns="*.safetensors"))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise TrainingError(f"{target} holds no safetensors weights, and no other kind is read.")
+        raise JudgeError(f"{target} holds no safetensors weights, and no other kind is read.")
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -112,5 +112,5 @@ def _read(target: str, suffixes: tuple[str, ...]) -> torch.Tensor | None:
                     if name.endswith(suffixes):
                         return tensors.get_tensor(name)
         except SafetensorError as error:
-            raise TrainingError(f"{file} is damaged: {error}.") from None
+            raise JudgeError(f"{file} is damaged: {error}.") from None
     return None

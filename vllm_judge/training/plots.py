@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from vllm_judge.training.card import ROC, THRESHOLDS
-from vllm_judge.training.heads import FittedHead
+from vllm_judge.training.fitted import FittedHead
 from vllm_judge.training.measure import ThresholdRates
 
 

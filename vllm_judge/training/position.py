@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from vllm_judge.training.errors import TrainingError
+from vllm_judge.errors import JudgeError
 from vllm_judge.training.table import TokenTable
 
 BINS = 10
@@ -41,7 +41,7 @@ def position_balanced(right: np.ndarray, position: np.ndarray) -> np.ndarray:
     nothing: there is nothing to compare in it.
 
     Raises:
-        TrainingError: there is no range with both labels.
+        JudgeError: there is no range with both labels.
     """
     edges = np.unique(np.quantile(position[~right], np.linspace(0, 1, BINS + 1)[1:-1]))
     group = np.searchsorted(edges, position, side="right")
@@ -50,9 +50,7 @@ def position_balanced(right: np.ndarray, position: np.ndarray) -> np.ndarray:
     wrongs = size - rights
     both = (rights > 0) & (wrongs > 0)
     if not both.any():
-        raise TrainingError(
-            "right tokens and mistakes share no position in their answers: positions cannot be balanced."
-        )
+        raise JudgeError("right tokens and mistakes share no position in their answers: positions cannot be balanced.")
     weight_right = np.where(both, size / np.maximum(rights, 1), 0.0)
     weight_wrong = np.where(both, size / np.maximum(wrongs, 1), 0.0)
     return _normalised(np.where(right, weight_right[group], weight_wrong[group]))

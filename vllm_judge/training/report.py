@@ -1,16 +1,13 @@
 """A fitted head written down: tables for the terminal, its folder with model card, figures and pictures."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
-from vllm_judge.training.card import ablation_cells, head_card
-from vllm_judge.training.errors import TrainingError
-from vllm_judge.training.heads import FittedHead
+from vllm_judge.training.card import head_card
+from vllm_judge.training.fitted import FittedHead
 from vllm_judge.training.measure import ThresholdRates
 from vllm_judge.training.plots import draw
 
@@ -31,7 +28,7 @@ def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeH
         The head as it was written, with threshold and provenance.
 
     Raises:
-        TrainingError: the folder cannot be written.
+        JudgeError: the folder cannot be written.
     """
     settings = fitted.table.index.settings
     head = fitted.head.with_config(
@@ -46,7 +43,7 @@ def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeH
         (folder / "README.md").write_text(head_card(head), encoding="utf-8")
         head.save_pretrained(folder)
     except OSError as error:
-        raise TrainingError(f"the head cannot be written to {folder}: {error.strerror}.") from None
+        raise JudgeError(f"the head cannot be written to {folder}: {error.strerror}.") from None
     return head
 
 
@@ -74,37 +71,6 @@ def provenance(fitted: FittedHead) -> dict[str, Any]:
         "warnings": fitted.warnings,
         "hidden_states": settings.model_dump(mode="json"),
     }
-
-
-def ablation_table(fitted: FittedHead) -> Table:
-    """The ablation for the terminal."""
-    balanced = ", positions balanced" if fitted.balance_positions else ""
-    table = Table(title=f"AUC on held-out questions, 95% intervals over questions{balanced}")
-    for heading in ("reads", "all tokens", "target would not have chosen", "above position"):
-        table.add_column(heading)
-    for line in fitted.ablation:
-        table.add_row(*ablation_cells(asdict(line)))
-    return table
-
-
-def rates_table(fitted: FittedHead) -> Table:
-    """What the head accepts by threshold, for the terminal."""
-    table = Table(title=f"The head that reads {fitted.features} by threshold, held-out questions")
-    table.add_column("threshold")
-    for tokens in ("", "\n(not the target's choice)"):
-        for heading in ("right accepted", "mistakes accepted", "precision"):
-            table.add_column(heading + tokens, justify="right")
-    elsewhere: Sequence[ThresholdRates | None] = fitted.rates_mismatch or [None] * len(fitted.rates)
-    for everywhere, mismatch in zip(fitted.rates, elsewhere, strict=True):
-        table.add_row(f"{everywhere.threshold:g}", *_cells(everywhere), *_cells(mismatch))
-    return table
-
-
-def _cells(rates: ThresholdRates | None) -> tuple[str, str, str]:
-    if rates is None:
-        return ("-", "-", "-")
-    precision = "-" if rates.precision is None else f"{rates.precision:.2%}"
-    return f"{rates.accepts:.2%}", f"{rates.false_accepts:.2%}", precision
 
 
 def _counts(right: Any) -> dict[str, int]:

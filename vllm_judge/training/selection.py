@@ -9,8 +9,8 @@ from scipy.special import expit
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.training.choices import Features
-from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.position import label_balanced, position_balanced
 from vllm_judge.training.problems import Linear, Problem, as_if_balanced, score
 from vllm_judge.training.table import TokenTable
@@ -58,7 +58,7 @@ def weightings(table: TokenTable, balance_positions: bool) -> dict[str, np.ndarr
     """[N] fp32 candidates for the weights of tokens, 0 for held-out questions.
 
     Raises:
-        TrainingError: positions cannot be balanced.
+        JudgeError: positions cannot be balanced.
     """
     train = ~table.held_out
     right, position = table.right[train], table.position[train]
@@ -81,7 +81,7 @@ def choose(
     All regressions go to the solver at once, for one that can share its passes among them.
 
     Raises:
-        TrainingError: there are fewer questions than folds, or no fold with both labels.
+        JudgeError: there are fewer questions than folds, or no fold with both labels.
     """
     left_out = _folds(table)
     # One array for each weighting and fold, shared by all problems that use it.
@@ -122,7 +122,7 @@ def _folds(table: TokenTable) -> list[np.ndarray]:
     groups = table.question[train]
     questions = len(np.unique(groups))
     if questions < FOLDS:
-        raise TrainingError(f"cross-validation needs at least {FOLDS} questions to train on, found {questions}.")
+        raise JudgeError(f"cross-validation needs at least {FOLDS} questions to train on, found {questions}.")
     masks = []
     for _, test in GroupKFold(FOLDS).split(train, groups=groups):
         mask = np.zeros(len(table), dtype=bool)
@@ -131,5 +131,5 @@ def _folds(table: TokenTable) -> list[np.ndarray]:
         if 0 < table.right[mask].sum() < mask.sum() and 0 < rest.sum() < len(rest):
             masks.append(mask)
     if not masks:
-        raise TrainingError("mistakes occur in too few questions for a cross-validation: label more wrong answers.")
+        raise JudgeError("mistakes occur in too few questions for a cross-validation: label more wrong answers.")
     return masks

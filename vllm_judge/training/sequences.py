@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from vllm_judge.errors import JudgeError, MaskError
+from vllm_judge.tokencourt.choices import HELD_OUT, Split
 from vllm_judge.tokencourt.court import Answer
-from vllm_judge.tokencourt.masks import IGNORED, RIGHT, AfterMistake, MaskError, label_tokens
-from vllm_judge.tokencourt.questions import HELD_OUT, Split, question_key, split_of
+from vllm_judge.tokencourt.masks import IGNORED, RIGHT, AfterMistake, label_tokens
+from vllm_judge.tokencourt.questions import question_key, split_of
 from vllm_judge.tokencourt.tokenizer import prompt_ids
-from vllm_judge.training.errors import TrainingError
 
 NOTHING_LABELLED = "nothing in them is labelled"
 
@@ -72,11 +73,11 @@ def make_sequences(
         held_out: share of questions held out, as `court questions` was given it.
 
     Raises:
-        TrainingError: the tokenizer is not a fast one, or no answer is left.
-        TokenizerError: there is no chat template, or it fails on a question.
+        JudgeError: the tokenizer is not a fast one, or no answer is left.
+        JudgeError: there is no chat template, or it fails on a question.
     """
     if not tokenizer.is_fast:
-        raise TrainingError(f"{tokenizer.name_or_path} is no fast tokenizer: only those tell where tokens lie.")
+        raise JudgeError(f"{tokenizer.name_or_path} is no fast tokenizer: only those tell where tokens lie.")
     made: list[LabelledSequence] = []
     left_out: dict[str, list[str]] = {}
     for answer in answers:
@@ -93,7 +94,7 @@ def make_sequences(
             made.append(sequence)
     if not made:
         reasons = "; ".join(f"{len(ids)}: {reason}" for reason, ids in left_out.items()) or "the file is empty"
-        raise TrainingError(f"there is no answer to train on ({reasons}).")
+        raise JudgeError(f"there is no answer to train on ({reasons}).")
     return Sequences(made, left_out)
 
 

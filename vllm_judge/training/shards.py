@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from vllm_judge.errors import JudgeError
+from vllm_judge.tokencourt.choices import Split
 from vllm_judge.tokencourt.masks import AfterMistake
-from vllm_judge.tokencourt.questions import Split
 from vllm_judge.training.choices import Dtype, SourceName, Store
-from vllm_judge.training.errors import TrainingError
 from vllm_judge.training.sequences import Sequences
 
 INDEX = "index.json"
@@ -122,23 +122,23 @@ def read_index(folder: Path) -> Index:
     """The index of a folder.
 
     Raises:
-        TrainingError: there is none, or it is damaged.
+        JudgeError: there is none, or it is damaged.
     """
     try:
         return Index.model_validate_json((folder / INDEX).read_bytes())
     except OSError as error:
-        raise TrainingError(
+        raise JudgeError(
             f"{folder} holds no hidden states ({INDEX}: {error.strerror}): `vllm-judge train hidden-states` makes them."
         ) from None
     except ValidationError:
-        raise TrainingError(f"{folder / INDEX} is damaged: make the hidden states again in another folder.") from None
+        raise JudgeError(f"{folder / INDEX} is damaged: make the hidden states again in another folder.") from None
 
 
 def write_index(folder: Path, index: Index) -> None:
     """Writes the index, which comes before all shards, or finds the very same one there.
 
     Raises:
-        TrainingError: the folder holds other hidden states, or cannot be written.
+        JudgeError: the folder holds other hidden states, or cannot be written.
     """
     if (folder / INDEX).exists():
         there = read_index(folder)
@@ -147,7 +147,7 @@ def write_index(folder: Path, index: Index) -> None:
         if there.shards != index.shards:
             differing.append("shards")
         if differing:
-            raise TrainingError(
+            raise JudgeError(
                 f"{folder} holds hidden states of another run (different: {', '.join(differing)}): name another folder."
             )
         return
@@ -157,21 +157,21 @@ def write_index(folder: Path, index: Index) -> None:
         temporary.write_text(index.model_dump_json())
         temporary.replace(folder / INDEX)
     except OSError as error:
-        raise TrainingError(f"{folder} cannot be written: {error.strerror}.") from None
+        raise JudgeError(f"{folder} cannot be written: {error.strerror}.") from None
 
 
 def write_shard(folder: Path, shard: Shard, columns: Columns) -> None:
     """Writes a shard, whole or not at all.
 
     Raises:
-        TrainingError: it cannot be written, such as on a full disk; the shards before are kept.
+        JudgeError: it cannot be written, such as on a full disk; the shards before are kept.
     """
     temporary = folder / f".{shard.file}.part"  # one name: what a kill leaves, the next run writes over
     try:
         save_file({name: tensor.contiguous() for name, tensor in vars(columns).items()}, temporary)
         temporary.replace(folder / shard.file)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
+        raise JudgeError(
             f"{folder / shard.file} cannot be written: {error}. The shards before are kept; make room and run again."
         ) from None
     finally:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModel
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.training.choices import Dtype, SourceName
-from vllm_judge.training.errors import TrainingError
 
 OURS = {"model", "dtype", "runner", "convert", "pooler_config"}
 
@@ -35,16 +35,16 @@ class VllmSource:
         """`engine`: more options of vLLM's `LLM`.
 
         Raises:
-            TrainingError: vLLM is not installed, or an option is given that is set here.
+            JudgeError: vLLM is not installed, or an option is given that is set here.
         """
         try:
             from vllm.config import PoolerConfig
 
             from vllm_judge.engine import offline
         except ImportError:
-            raise TrainingError("vLLM is not installed: install it, or use --source transformers.") from None
+            raise JudgeError("vLLM is not installed: install it, or use --source transformers.") from None
         if ours := sorted(OURS & engine.keys()):
-            raise TrainingError(f"--engine must leave out {', '.join(ours)}: the command sets that itself.")
+            raise JudgeError(f"--engine must leave out {', '.join(ours)}: the command sets that itself.")
         # Activation is normalisation here, and a head reads the state as it is.
         pooler = PoolerConfig(task="token_embed", use_activation=False)
         self._llm = offline.start(
@@ -79,11 +79,11 @@ def open_source(name: SourceName, target: str, dtype: Dtype, engine: dict[str, A
     """Loads the target.
 
     Raises:
-        TrainingError: vLLM is asked for and not installed, or the target cannot be loaded.
+        JudgeError: vLLM is asked for and not installed, or the target cannot be loaded.
     """
     if name == SourceName.vllm:
         return VllmSource(target, dtype, engine)
     try:
         return TransformersSource(target, dtype)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"the target {target} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise JudgeError(f"the target {target} cannot be loaded: {str(error).splitlines()[0]}") from None

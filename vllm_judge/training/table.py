@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vllm_judge.tokencourt.questions import Split
-from vllm_judge.training.errors import TrainingError
+from vllm_judge.errors import JudgeError
+from vllm_judge.tokencourt.choices import Split
 from vllm_judge.training.shards import Index, Shard, read_index
 
 BLOCK_BYTES = 64 << 20  # of hidden states in fp32, in memory at a time
@@ -56,7 +56,7 @@ class TokenTable:
         """All rows in order: which ones, and their features [n, H + 4] fp32, hidden states and then evidence.
 
         Raises:
-            TrainingError: a shard is damaged.
+            JudgeError: a shard is damaged.
         """
         step = max(1, BLOCK_BYTES // (4 * self.hidden_size))
         if self.features is not None:
@@ -81,7 +81,7 @@ class TokenTable:
         """The tokens that a mask [N] bool chooses, n of them, with features in memory: 4 * n * (H + 4) bytes.
 
         Raises:
-            TrainingError: a shard is damaged.
+            JudgeError: a shard is damaged.
         """
         features = torch.empty(int(rows.sum()), self.hidden_size + self.evidence.shape[1])
         first = 0
@@ -97,12 +97,12 @@ def load_table(folder: Path) -> TokenTable:
     """The labelled tokens of a folder that `hidden_states.extract` has finished.
 
     Raises:
-        TrainingError: the folder holds no hidden states, is unfinished, or is damaged.
+        JudgeError: the folder holds no hidden states, is unfinished, or is damaged.
     """
     index = read_index(folder)
     missing = sum(not (folder / shard.file).exists() for shard in index.shards)
     if missing:
-        raise TrainingError(
+        raise JudgeError(
             f"{folder} is unfinished, {missing} of {len(index.shards)} shards are missing: "
             "run the same `vllm-judge train hidden-states` again."
         )
@@ -129,11 +129,11 @@ def _open(folder: Path, shard: Shard) -> safe_open:
         tensors = safe_open(path, framework="pt")
         found = tensors.get_slice("hidden").get_shape()[0]
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
+        raise JudgeError(
             f"{path} is damaged: {error}; delete it and run `vllm-judge train hidden-states` again."
         ) from None
     if found != shard.tokens:
-        raise TrainingError(
+        raise JudgeError(
             f"{path} holds {found} tokens and the index says {shard.tokens}: delete it and run "
             "`vllm-judge train hidden-states` again."
         )

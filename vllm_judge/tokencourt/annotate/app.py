@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import PreTrainedTokenizerBase
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.annotate.agreement import agreements
 from vllm_judge.tokencourt.annotate.pieces import pieces_in, pieces_of, span_of
 from vllm_judge.tokencourt.annotate.store import Notebook, Opinion, read_opinions
 from vllm_judge.tokencourt.court import Answer, Verdict
-from vllm_judge.tokencourt.errors import CourtError
 
 PAGE = Path(__file__).with_name("page.html")
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
@@ -73,8 +73,8 @@ def annotation_app(
             "agreement": [vars(pair) for pair in agreements(read_opinions(court))],
         }
 
-    @app.exception_handler(CourtError)
-    async def refuse(_: Request, error: CourtError) -> JSONResponse:
+    @app.exception_handler(JudgeError)
+    async def refuse(_: Request, error: JudgeError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=507)
 
     @app.get("/")

@@ -7,15 +7,11 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer, Span, Text, Verdict
-from vllm_judge.tokencourt.errors import CourtError
 
 NAME = re.compile(r"[\w.-]+")
-
-
-class AnnotationError(CourtError):
-    """Annotations that cannot be kept or do not fit; the message is one sentence for the user."""
 
 
 class Opinion(BaseModel):
@@ -60,7 +56,7 @@ def read_opinions(court: Path) -> dict[str, dict[str, Opinion]]:
     """Everyone's opinions: by annotator, then by the answer's id. Skips are left out.
 
     Raises:
-        RecordError: a file of the folder is damaged.
+        JudgeError: a file of the folder is damaged.
     """
     opinions = {}
     for path in sorted(folder_of(court).glob("*.jsonl")):
@@ -78,20 +74,20 @@ class Notebook:
         now: the opinions by the answer's id, skips included.
 
     Raises:
-        AnnotationError: the annotator's name makes no file name.
-        RecordError: the file is damaged, cannot be written, or is open in another process.
+        JudgeError: the annotator's name makes no file name.
+        JudgeError: the file is damaged, cannot be written, or is open in another process.
     """
 
     def __init__(self, court: Path, annotator: str):
         if not NAME.fullmatch(annotator) or annotator.startswith("."):
-            raise AnnotationError(f"an annotator's name is of letters, digits, '-', '_' and '.', found {annotator!r}.")
+            raise JudgeError(f"an annotator's name is of letters, digits, '-', '_' and '.', found {annotator!r}.")
         path = folder_of(court) / f"{annotator}.jsonl"
         self._appender = records.Appender[Click](path, durable=True)
         self._history = _History()
         try:
             for click in records.read(path, Click):
                 self._history.follow(click)
-        except records.RecordError:
+        except JudgeError:
             self._appender.close()
             raise
         self.now = self._history.now

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
+from vllm_judge.tokencourt.choices import Check
 from vllm_judge.tokencourt.court import Answer, Verdict
-from vllm_judge.tokencourt.final_answer import Check, verdict_on
+from vllm_judge.tokencourt.final_answer import verdict_on
 
 # An answer's end is missing where the token limit or a provider's filter cut it.
 CUT = ("length", "content_filter")
@@ -16,7 +17,7 @@ def check_final_answers(answers: Iterable[Answer]) -> Iterator[Answer]:
     read come back as they are.
 
     Raises:
-        CourtError: math-verify, which the checks `number` and `math` need, is not installed.
+        JudgeError: math-verify, which the checks `number` and `math` need, is not installed.
     """
     for answer in answers:
         verdict = final_verdict(answer) if answer.verdict == Verdict.unknown else Verdict.unknown
@@ -30,7 +31,7 @@ def final_verdict(answer: Answer) -> Verdict:
     """Right or wrong by the final answer alone; unknown where that cannot be told.
 
     Raises:
-        CourtError: as `verdict_on`.
+        JudgeError: as `verdict_on`.
     """
     reference, check = answer.metadata.get("reference"), answer.metadata.get("check")
     if reference is None or check not in list(Check) or answer.metadata.get("finish_reason") in CUT:

@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Answer
-from vllm_judge.tokencourt.errors import CourtError
 from vllm_judge.tokencourt.label.llm import needs_label
 
 Labeller = Callable[[Answer], Answer]
@@ -16,18 +16,18 @@ def load_function(name: str) -> Labeller:
     """The function MODULE:NAME; modules in the working directory are found too.
 
     Raises:
-        CourtError: there is no such function.
+        JudgeError: there is no such function.
     """
     module, _, function = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise CourtError(f"{name!r} is no function MODULE:NAME that can be imported: {error}.") from None
+        raise JudgeError(f"{name!r} is no function MODULE:NAME that can be imported: {error}.") from None
     finally:
         sys.path.pop(0)
     if not callable(found):
-        raise CourtError(f"{name!r} is no function.")
+        raise JudgeError(f"{name!r} is no function.")
     return found
 
 
@@ -35,7 +35,7 @@ def label_by_function(answers: Iterable[Answer], name: str) -> Iterator[Answer]:
     """All answers, those that need it with the label that the function MODULE:NAME gives them.
 
     Raises:
-        CourtError: there is no such function, it fails on an answer, or gives something else than the same answer.
+        JudgeError: there is no such function, it fails on an answer, or gives something else than the same answer.
     """
     function = load_function(name)
     for answer in answers:
@@ -44,10 +44,10 @@ def label_by_function(answers: Iterable[Answer], name: str) -> Iterator[Answer]:
             continue
         try:
             labelled = function(answer)
-        except CourtError:
+        except JudgeError:
             raise
         except Exception as error:
-            raise CourtError(f"{name} fails on {answer.id!r}: {type(error).__name__}: {error}") from error
+            raise JudgeError(f"{name} fails on {answer.id!r}: {type(error).__name__}: {error}") from error
         if not isinstance(labelled, Answer) or (labelled.id, labelled.answer) != (answer.id, answer.answer):
-            raise CourtError(f"{name} must return the answer that it is given, `answer.labelled(...)`: {answer.id!r}.")
+            raise JudgeError(f"{name} must return the answer that it is given, `answer.labelled(...)`: {answer.id!r}.")
         yield labelled

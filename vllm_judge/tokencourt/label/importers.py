@@ -12,15 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
-from vllm_judge.tokencourt.errors import CourtError
 from vllm_judge.tokencourt.label.mismatches import Mismatch, important_answers, text_of
 
 STEP_SEPARATOR = "\n\n"
-
-
-class ImportFileError(CourtError):
-    """A file that cannot be imported; the message is one sentence for the user."""
 
 
 class ProcessBenchRecord(BaseModel):
@@ -40,23 +36,23 @@ def import_processbench(path: Path) -> Iterator[Answer]:
     """The answers of a ProcessBench file: a wrong one's mistake is its first wrong step as a whole.
 
     Raises:
-        ImportFileError: the file is not ProcessBench's; the message names the record and the field.
+        JudgeError: the file is not ProcessBench's; the message names the record and the field.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ImportFileError(f"{path} cannot be read as JSON: {error}.") from None
+        raise JudgeError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(rows, list):
-        raise ImportFileError(f"{path} must hold a JSON list, found {type(rows).__name__}.")
+        raise JudgeError(f"{path} must hold a JSON list, found {type(rows).__name__}.")
     for number, row in enumerate(rows):
         try:
             record = ProcessBenchRecord.model_validate(row)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the record"
-            raise ImportFileError(f"{path}, record {number}: {field}: {first['msg']}.") from None
+            raise JudgeError(f"{path}, record {number}: {field}: {first['msg']}.") from None
         if record.label >= len(record.steps):
-            raise ImportFileError(f"{path}, record {number}: label {record.label} names none of its steps.")
+            raise JudgeError(f"{path}, record {number}: label {record.label} names none of its steps.")
         yield _from_steps(record)
 
 
@@ -111,21 +107,21 @@ def import_autojudge(path: Path, tokenizer: PreTrainedTokenizerBase, skipped: Co
         skipped: counts the mismatches that cannot be said in characters, by reason.
 
     Raises:
-        ImportFileError: the file is not AutoJudge's, holds other objects, or is not in this tokenizer's tokens.
+        JudgeError: the file is not AutoJudge's, holds other objects, or is not in this tokenizer's tokens.
     """
     header_end = tokenizer.get_vocab().get(_HEADER_END)
     if header_end is None:
-        raise ImportFileError(f"the tokenizer {tokenizer.name_or_path} has no {_HEADER_END}: AutoJudge mined Llama 3.")
+        raise JudgeError(f"the tokenizer {tokenizer.name_or_path} has no {_HEADER_END}: AutoJudge mined Llama 3.")
     for number, row in enumerate(_load(path)):
         try:
             record = AutoJudgeRecord.model_validate(row)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise ImportFileError(f"{path}, record {number}: {field}: {first['msg']}.") from None
+            raise JudgeError(f"{path}, record {number}: {field}: {first['msg']}.") from None
         ids = record.current_response.flatten().tolist()
         if header_end not in ids:
-            raise ImportFileError(f"{path}, record {number}: its sequence has no chat turn in this tokenizer's tokens.")
+            raise JudgeError(f"{path}, record {number}: its sequence has no chat turn in this tokenizer's tokens.")
         yield from _from_mismatches(f"autojudge/{path.stem}/{record.id}", record, ids, tokenizer, header_end, skipped)
 
 
@@ -134,11 +130,11 @@ def _load(path: Path) -> list[Any]:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ImportFileError(
+        raise JudgeError(
             f"{path} is refused: only a file of tensors and plain containers, written by torch.save, is read ({reason})"
         ) from None
     if not isinstance(data, list):
-        raise ImportFileError(f"{path} must hold a list of records, found {type(data).__name__}.")
+        raise JudgeError(f"{path} must hold a list of records, found {type(data).__name__}.")
     return data
 
 
@@ -167,7 +163,7 @@ def _from_mismatches(
             skipped["the token is not of the answer's text"] += 1
             continue
         if ids[position] != target_token:
-            raise ImportFileError(f"{name}: the sequence does not hold the target's token at position {position}.")
+            raise JudgeError(f"{name}: the sequence does not hold the target's token at position {position}.")
         mismatches.append(Mismatch(position - begin, important, target_token, draft_token))
     yield from important_answers(name, answer, mismatches, tokenizer, skipped, **common)
 

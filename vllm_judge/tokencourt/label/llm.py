@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vllm_judge.progress import bar
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
 from vllm_judge.tokencourt.endpoint import Endpoint, ask_all
-from vllm_judge.tokencourt.progress import bar
 
 INSTRUCTION = """You check answers word by word. Read the question and the answer, and find the first place where the \
 answer goes wrong: a false fact, a wrong number or operation, a conclusion that does not follow. Unusual wording, \
@@ -67,8 +67,8 @@ def label_by_model(
     failed is not written, so that the next run with the same `output` asks again.
 
     Raises:
-        RecordError: the file cannot be written.
-        EndpointError: the endpoint is of no use; the labels so far are kept.
+        JudgeError: the file cannot be written.
+        JudgeError: the endpoint is of no use; the labels so far are kept.
     """
     refused: Counter[str] = Counter()
     labelled = 0

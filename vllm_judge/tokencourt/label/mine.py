@@ -7,18 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vllm_judge.errors import JudgeError
+from vllm_judge.progress import bar
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer
-from vllm_judge.tokencourt.errors import CourtError
 from vllm_judge.tokencourt.label.pair import VllmPair
 from vllm_judge.tokencourt.label.search import Names, Search, search_all
-from vllm_judge.tokencourt.progress import bar
 from vllm_judge.tokencourt.questions import Question
 from vllm_judge.tokencourt.tokenizer import load_tokenizer, prompt_ids
-
-
-class MineError(CourtError):
-    """Questions or models that cannot be mined; the message is one sentence for the user."""
 
 
 @dataclass
@@ -76,12 +72,12 @@ def load_names(target: str, draft: str) -> Names:
     """The names and the tokenizer of a pair.
 
     Raises:
-        TokenizerError: a tokenizer cannot be loaded.
-        MineError: the two models do not use the same tokens.
+        JudgeError: a tokenizer cannot be loaded.
+        JudgeError: the two models do not use the same tokens.
     """
     tokenizer = load_tokenizer(target, "--target")
     if load_tokenizer(draft, "--draft").get_vocab() != tokenizer.get_vocab():
-        raise MineError(f"{target} and {draft} have different vocabularies: a draft must use its target's tokens.")
+        raise JudgeError(f"{target} and {draft} have different vocabularies: a draft must use its target's tokens.")
     return Names(target, draft, tokenizer)
 
 
@@ -108,14 +104,14 @@ def mine(
         chat_template: as `vllm serve` takes it; by default the target's own.
 
     Raises:
-        MineError: no question has a reference and a check, or one is too long.
-        TokenizerError: there is no chat template, or it fails.
-        PairError: an engine does not start, or dies; the labels so far are kept.
-        RecordError: the file cannot be written.
+        JudgeError: no question has a reference and a check, or one is too long.
+        JudgeError: there is no chat template, or it fails.
+        JudgeError: an engine does not start, or dies; the labels so far are kept.
+        JudgeError: the file cannot be written.
     """
     checkable = [question for question in questions if question.reference is not None and question.check]
     if not checkable:
-        raise MineError(
+        raise JudgeError(
             "no question has a reference and a check: without them nobody can tell whether a final answer changes "
             "(see --reference-field and --check of `court questions`)."
         )
@@ -158,7 +154,7 @@ def _counted(tally: Tally, searches: Iterable[Search]) -> Iterator[Search]:
 def _refuse_too_long(questions: Sequence[Question], prompts: Sequence[list[int]], max_tokens: int, room: int) -> None:
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     if len(prompts[longest]) + max_tokens > room:
-        raise MineError(
+        raise JudgeError(
             f"the question {questions[longest].id!r} has {len(prompts[longest])} tokens, which with --max-tokens "
             f"{max_tokens} is more than the pair's max_model_len of {room}: lower --max-tokens, or raise max_model_len "
             "in --engine and --draft-engine."

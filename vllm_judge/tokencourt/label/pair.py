@@ -6,11 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vllm_judge.tokencourt.errors import CourtError
-
-
-class PairError(CourtError):
-    """Two models that cannot be mined together, or an engine that fails; the message is one sentence for the user."""
+from vllm_judge.errors import JudgeError
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class VllmPair:
         """Starts both engines; `engine` and `draft_engine` are options of vLLM's `LLM`.
 
         Raises:
-            PairError: vLLM is not installed, or an engine does not start.
+            JudgeError: vLLM is not installed, or an engine does not start.
         """
         return cls(
             _start(target, "--engine", engine, enable_prefix_caching=True),
@@ -67,7 +63,7 @@ class VllmPair:
         """Has the target write on from each prompt to the end, at most so many tokens (at least 1).
 
         Raises:
-            PairError: the engine died.
+            JudgeError: the engine died.
         """
         from vllm import SamplingParams
 
@@ -86,7 +82,7 @@ class VllmPair:
         of that text.
 
         Raises:
-            PairError: the engine died.
+            JudgeError: the engine died.
         """
         from vllm import SamplingParams
 
@@ -104,13 +100,13 @@ def _start(model: str, option: str, engine: dict[str, Any], **ours: Any) -> Any:
     try:
         from vllm_judge.engine import offline
     except ImportError:
-        raise PairError("vLLM is not installed: mining needs it.") from None
+        raise JudgeError("vLLM is not installed: mining needs it.") from None
     try:
         return offline.start(model=model, **{**engine, **ours})
     except Exception as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = said.strip().split("\n")[0] or type(error).__name__
-        raise PairError(f"the engine of {model} does not start with {option} {engine}: {reason}") from error
+        raise JudgeError(f"the engine of {model} does not start with {option} {engine}: {reason}") from error
 
 
 def _generate(llm: Any, prompts: Sequence[list[int]], params: Any) -> list[Any]:
@@ -120,4 +116,4 @@ def _generate(llm: Any, prompts: Sequence[list[int]], params: Any) -> list[Any]:
         return list(llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False))
     except EngineDeadError:
         model = llm.model_config.model
-        raise PairError(f"the engine of {model} died: its log above says why; run again to go on.") from None
+        raise JudgeError(f"the engine of {model} died: its log above says why; run again to go on.") from None

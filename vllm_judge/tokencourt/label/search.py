@@ -147,7 +147,7 @@ def search_all(searches: Iterable[Search], pair: VllmPair, concurrency: int) -> 
     Every round is one batch for the target and one for the draft. A search that is over makes room for the next.
 
     Raises:
-        PairError: an engine died.
+        JudgeError: an engine died.
     """
     waiting = iter(searches)
     running: list[Search] = []

@@ -1,0 +1,1 @@
+"""What the demo and the benchmark scripts write, and their sections of a report."""

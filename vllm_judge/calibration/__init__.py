@@ -1,0 +1,1 @@
+"""`vllm-judge calibrate`: a head's threshold from a promise."""

@@ -1,0 +1,106 @@
+"""A threshold from a promise: judged decoding of held-out questions, and the fastest threshold that keeps its word."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vllm_judge.comparison import compare
+from vllm_judge.comparison.answers import AnswerFolder, Contender
+from vllm_judge.comparison.picture import draw
+from vllm_judge.comparison.points import Point, summarise
+from vllm_judge.decoding.pair import Pair, Sampling
+from vllm_judge.decoding.questions import Question
+from vllm_judge.decoding.rules import all_rules
+from vllm_judge.decoding.rules.judge import judge_rule
+from vllm_judge.errors import JudgeError, PromiseError
+from vllm_judge.head import JudgeHead
+from vllm_judge.training.card import head_card
+
+PICTURE = "calibration.png"
+
+
+def measure_thresholds(
+    pair: Pair,
+    heads: Mapping[str, JudgeHead],
+    questions: Sequence[Question],
+    thresholds: Sequence[float],
+    how: Sampling,
+    folder: Path,
+) -> tuple[list[Contender], list[Point]]:
+    """Strict verification, and then each head, by its name, at each threshold, on the same questions.
+
+    The decoder is the reference that both of vLLM's model runners are tested against. Answers are kept in `folder`:
+    called again, it goes on where it stopped.
+
+    Raises:
+        JudgeError: the folder holds answers of other models or settings.
+    """
+    chosen = [Contender(all_rules()[compare.BASELINE], {})]
+    for name, head in heads.items():
+        rule = judge_rule(name, head)
+        chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
+    answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
+    measured = compare.measure(pair, questions, chosen, how, 0, answers)
+    return chosen, summarise(chosen, measured, how.num_speculative_tokens)
+
+
+def keeps(point: Point, max_accuracy_drop: float) -> bool:
+    """Whether accuracy is at most so many percentage points below strict verification's, at the interval's lower end.
+
+    Where no question came out differently the interval is a point, which is not proof: then the rule of three says that
+    the share of questions that would can be 3 / n.
+    """
+    low, high = point.minus_strict.low, point.minus_strict.high
+    worst = -3 / point.n if low == high == 0 else low
+    return 100 * worst >= -max_accuracy_drop
+
+
+def choose_threshold(points: Sequence[Point], max_accuracy_drop: float) -> Point:
+    """The fastest judged point that keeps the promise; the first point is strict verification's.
+
+    Raises:
+        PromiseError: none does.
+    """
+    keeping = [point for point in points[1:] if keeps(point, max_accuracy_drop)]
+    if not keeping:
+        raise PromiseError(
+            f"on {points[0].n} questions no threshold can be shown to keep accuracy within {max_accuracy_drop:g} "
+            "points of strict verification: ask more questions, try higher thresholds, or allow a larger drop."
+        )
+    return max(keeping, key=lambda point: point.tokens_per_forward.value)
+
+
+def write_threshold(
+    folder: Path,
+    head: JudgeHead,
+    points: Sequence[Point],
+    chosen: Point,
+    max_accuracy_drop: float,
+    about: dict[str, Any],
+) -> JudgeHead:
+    """Writes the threshold into the head's folder, with the evidence for it in config.json, the card and a picture.
+
+    Raises:
+        JudgeError: the folder cannot be written.
+    """
+    threshold = chosen.setting["threshold"]
+    promise = (
+        f"Accuracy at most {max_accuracy_drop:g} percentage points below strict verification's, at the lower end of "
+        f"the 95% interval, on {chosen.n} held-out questions: {threshold:g} is the fastest threshold that keeps it."
+    )
+    calibration = {"promise": promise, **about, "points": [asdict(point) for point in points]}
+    calibrated = head.with_config(
+        threshold=threshold,
+        target_model=head.target_model,
+        target_revision=head.target_revision,
+        provenance={**head.provenance, "calibration": calibration},
+    )
+    try:
+        draw(folder / PICTURE, points, f"n = {chosen.n} held-out questions, chosen threshold {threshold:g}")
+        if "rates" in calibrated.provenance:
+            (folder / "README.md").write_text(head_card(calibrated), encoding="utf-8")
+        calibrated.save_pretrained(folder)
+    except OSError as error:
+        raise JudgeError(f"the head in {folder} cannot be written: {error.strerror}.") from None
+    return calibrated

@@ -1,0 +1,48 @@
+"""The `vllm-judge` command: a file per command or group of commands, and on top of them nothing.
+
+Commands are made of what the rooms below offer; only here is anything printed, and an error a sentence and an exit code
+(screen.py). Nothing heavy is imported before a command needs it, so that help comes at once: the files of this folder
+import the rooms inside their functions.
+"""
+
+import typer
+
+from vllm_judge.cli import court, label, train
+from vllm_judge.cli.calibrate import calibrate
+from vllm_judge.cli.compare import compare
+from vllm_judge.cli.demo import demo
+from vllm_judge.cli.evaluate import evaluate
+from vllm_judge.cli.options import example
+from vllm_judge.cli.project import project
+from vllm_judge.cli.replay import replay
+from vllm_judge.cli.report import report
+from vllm_judge.cli.screen import Commands
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+PAIR = "--target T --draft D"
+
+
+@app.callback()
+def commands() -> None:
+    """Judge Decoding for vLLM."""
+
+
+app.command(epilog=example("demo -n 1000 --json demo.json"))(demo)
+app.add_typer(court.app, name="court")
+app.add_typer(label.app, name="label")
+app.add_typer(train.app, name="train")
+app.command(epilog=example(f"calibrate questions.jsonl {PAIR} --head my-judge -o calibration"))(calibrate)
+app.command(
+    epilog=example("compare --demo -o rules", f"compare {PAIR} --head my-judge --questions questions.jsonl -o rules")
+)(compare)
+app.command(epilog=example("evaluate gsm8k --url http://localhost:8000 --limit 200 -o quality"))(evaluate)
+app.command(epilog=example("replay texts.jsonl --target T --head my-judge -o replay"))(replay)
+app.command(
+    epilog=example("project --target-step 30 --draft-step 5 --results rules/results.json --rule 'judge my-judge'")
+)(project)
+app.command(epilog=example("report results"))(report)
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,77 @@
+"""`vllm-judge label mine`: labels from a target and its draft, without a reader."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vllm_judge.cli.options import ChatTemplate, Concurrency, EngineOptions, MaxTokens, Output, Questions, json_object
+from vllm_judge.cli.screen import say
+
+if TYPE_CHECKING:
+    from vllm_judge.tokencourt.label.mine import Outcome, Tally
+
+
+def mine(
+    file: Questions,
+    output: Output,
+    target: Annotated[str, typer.Option(help="Folder or repository of the target.")],
+    draft: Annotated[str, typer.Option(help="Folder or repository of its draft.")],
+    max_tokens: MaxTokens = 1024,
+    concurrency: Concurrency = 128,
+    engine: EngineOptions = "{}",
+    draft_engine: EngineOptions = "{}",
+    chat_template: ChatTemplate = None,
+    compare_naive: Annotated[
+        int,
+        typer.Option(min=0, help="Mine so many questions again, one by one and without prefix caching, and compare."),
+    ] = 0,
+) -> None:
+    """Finds the draft's tokens that change the target's final answer; run again, it goes on where it stopped."""
+    from vllm_judge.tokencourt import records
+    from vllm_judge.tokencourt.label.mine import load_names
+    from vllm_judge.tokencourt.label.mine import mine as mine_questions
+    from vllm_judge.tokencourt.label.pair import VllmPair
+    from vllm_judge.tokencourt.questions import Question
+
+    options = json_object(engine, "--engine"), json_object(draft_engine, "--draft-engine")
+    outcome = mine_questions(
+        records.read(file, Question),
+        load_names(target, draft),
+        lambda: VllmPair.load(target, draft, *options),
+        output,
+        max_tokens,
+        concurrency,
+        compare_naive,
+        chat_template.read() if chat_template else None,
+    )
+    for line in _said(outcome, output):
+        say(line)
+
+
+def _said(outcome: "Outcome", output: Path) -> list[str]:
+    batched, naive = outcome.batched, outcome.naive
+    said = [
+        f"{batched.questions} questions added to {output}, {outcome.before} were there.",
+        f"{batched.mined} of them mined: {batched.examined} mismatches examined, {batched.important} important.",
+    ]
+    if batched.questions > batched.mined:
+        said.append(f"  {batched.questions - batched.mined} not mined: the target's own answer is wrong or was cut")
+    said += [f"  {count} mismatches without a label: {reason}" for reason, count in batched.left_out.items()]
+    if outcome.not_checkable:
+        said.append(f"  {outcome.not_checkable} questions passed over: they have no reference or no check")
+    if batched.questions:
+        said.append(f"Batched, with prefix caching: {_speed(batched)}.")
+    if naive.questions:
+        said.append(f"One by one, without: {_speed(naive)}.")
+    if naive.examined:
+        ratio = (batched.examined / batched.seconds) / (naive.examined / naive.seconds)
+        said.append(f"Batched is {ratio:.1f} times as fast, by mismatches per second.")
+    return said
+
+
+def _speed(tally: "Tally") -> str:
+    return (
+        f"{tally.questions} questions in {tally.seconds:.1f} s, {tally.questions / tally.seconds:.3g} questions/s, "
+        f"{tally.examined / tally.seconds:.3g} mismatches/s"
+    )

@@ -1,0 +1,79 @@
+"""The command `vllm-judge replay`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vllm_judge.cli.options import NumDrafts
+from vllm_judge.cli.screen import console, define
+from vllm_judge.errors import JudgeError
+
+DEMO_PROBLEMS = 50
+EITHER_OR = "give either --demo, or a file of texts, --target and --head."
+
+
+def replay(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for replay.json, .png and .html.")],
+    texts: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="JSONL, see docs/replay.md.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="The embedded models on texts about word problems.")] = False,
+    target: Annotated[str | None, typer.Option(help="Folder or Hub repository of the target.")] = None,
+    head: Annotated[str | None, typer.Option(help="Folder or Hub repository of a judge head.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Acceptance probability; by default the head's own.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Texts; by default all, of the demo 50 problems.")] = None,
+    seed: Annotated[int, typer.Option(help="Which of the demo's problems.")] = 0,
+    num_speculative_tokens: NumDrafts = 16,
+) -> None:
+    """Feeds texts that someone else wrote to the target as drafts: what do strict verification and the judge accept?"""
+    if demo and (texts or target or head):
+        raise JudgeError(EITHER_OR)
+
+    import torch
+
+    from vllm_judge.cli.tables import replay_table
+    from vllm_judge.decoding.pair import default_dtype
+    from vllm_judge.demo import trio
+    from vllm_judge.demo.texts import demo_texts
+    from vllm_judge.measuring.provenance import about
+    from vllm_judge.progress import track
+    from vllm_judge.replay.page import page
+    from vllm_judge.replay.picture import draw
+    from vllm_judge.replay.summary import DEFINITIONS, Replayed, summarise, write_json
+    from vllm_judge.replay.texts import read_texts
+    from vllm_judge.replay.verifier import Verifier
+
+    if demo:
+        verifier = Verifier.load(str(trio.TARGET), str(trio.HEADS["evidence"]), threshold, torch.float32)
+        found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
+        name = "answers to the demo's word problems"
+    elif texts and target and head:
+        verifier = Verifier.load(target, head, threshold, default_dtype())
+        found = read_texts(texts, verifier.tokenizer)[:n]
+        name = texts.name
+    else:
+        raise JudgeError(EITHER_OR)
+    replayed = [Replayed(text, verifier.verify(text.prompt_ids, text.token_ids)) for text in track("replaying", found)]
+
+    settings = {
+        "texts": name,
+        "n": len(found),
+        "target": target or "the embedded target",
+        "head": head or "the embedded judge",
+        "threshold": verifier.threshold,
+        "num_speculative_tokens": num_speculative_tokens,
+    } | ({"seed": seed} if demo else {})
+    origin = about(settings)
+    summaries = summarise(replayed, num_speculative_tokens)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "replay.json", replayed, summaries, origin)
+    draw(output / "replay.png", summaries, num_speculative_tokens)
+    (output / "replay.html").write_text(page(replayed, summaries, verifier.tokenizer, origin), encoding="utf-8")
+
+    out = console()
+    out.print(replay_table(summaries))
+    define({name: DEFINITIONS[name] for name in ("share_of_tokens", "accepted_per_cycle")}, out)
+    out.print(f"{output}: replay.html, replay.png, replay.json")

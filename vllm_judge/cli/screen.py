@@ -1,0 +1,80 @@
+"""What the commands have in common on the screen: errors as a sentence, progress, tables, and where each is written."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from vllm_judge import progress
+from vllm_judge.errors import JudgeError
+
+# A table that is piped into a file or a pager has no screen whose width it must keep to.
+WIDE = 200
+# Try it, make a head, measure it.
+IN_ORDER = (
+    *("demo", "court", "label", "train", "calibrate"),
+    *("compare", "evaluate", "replay", "project", "report"),
+)
+
+
+class Commands(TyperGroup):
+    """The group of all commands: the one place where an error becomes a sentence on standard error and exit code 1."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which they are used, where typer puts groups last."""
+        return sorted(self.commands, key=IN_ORDER.index)
+
+    def invoke(self, ctx: Any) -> Any:
+        progress.show_by(_bar)
+        try:
+            return super().invoke(ctx)
+        except JudgeError as error:
+            fail(str(error))
+            raise typer.Exit(1) from None
+
+
+def say(text: str) -> None:
+    """A result in words, to standard output."""
+    typer.echo(text)
+
+
+def warn(text: str) -> None:
+    """A warning, to standard error."""
+    typer.echo(f"vllm-judge: warning: {text}", err=True)
+
+
+def fail(text: str) -> None:
+    """What went wrong, to standard error; the caller ends the command."""
+    typer.echo(f"vllm-judge: {text}", err=True)
+
+
+def console() -> Console:
+    """Standard output for tables and paragraphs, as wide as the terminal, or wide enough where there is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def define(definitions: Mapping[str, str], out: Console) -> None:
+    """Prints what numbers mean."""
+    for name, meaning in definitions.items():
+        out.print(f"{name.replace('_', ' ')}: {meaning}.")
+
+
+@contextmanager
+def _bar(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as shown:
+        task = shown.add_task(title, total=total, completed=done)
+        yield lambda: shown.advance(task)

@@ -1,0 +1,1 @@
+"""`vllm-judge compare`: acceptance rules on the same prompts, accuracy against speed."""

@@ -1,0 +1,101 @@
+"""`vllm-judge compare`: the same prompts under every acceptance rule, answer by answer."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm_judge.comparison.answers import Answer, AnswerFolder, Contender
+from vllm_judge.decoding.pair import Pair, Sampling, fingerprint
+from vllm_judge.decoding.questions import Question
+from vllm_judge.decoding.rules import Rule, all_rules
+from vllm_judge.decoding.rules.judge import judge_rule
+from vllm_judge.errors import JudgeError
+from vllm_judge.head import JudgeHead
+from vllm_judge.progress import track
+
+BASELINE = "strict"
+
+
+def contenders(rules: dict[str, Rule], wanted: Sequence[str]) -> list[Contender]:
+    """What to compare: the baseline first, then what is wanted, or every rule over its grid.
+
+    Args:
+        rules: by name.
+        wanted: "NAME" for a rule over its grid, "NAME:parameter=value,..." for one setting of it.
+
+    Raises:
+        JudgeError: there is no such rule, or it has other parameters.
+    """
+    found = [Contender(rules[BASELINE], {})]
+    for text in wanted or rules:
+        name, _, settings = text.partition(":")
+        if name not in rules:
+            raise JudgeError(f"there is no rule {name!r}: choose from {', '.join(rules)}.")
+        rule = rules[name]
+        for setting in [_setting(rule, settings)] if settings else rule.grid:
+            contender = Contender(rule, setting)
+            if contender not in found:
+                found.append(contender)
+    return found
+
+
+def _setting(rule: Rule, text: str) -> dict[str, float]:
+    names = tuple(rule.grid[0])
+    try:
+        setting = {name.strip(): float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        setting = {}
+    if sorted(setting) != sorted(names):
+        raise JudgeError(f"the rule {rule.name!r} is set by {', '.join(names) or 'nothing'}, found {text!r}.")
+    return {name: setting[name] for name in names}
+
+
+def rules_with(heads: Mapping[str, JudgeHead]) -> dict[str, Rule]:
+    """All rules by name, with one for each head."""
+    return {name: judge_rule(name, head) for name, head in heads.items()} | all_rules()
+
+
+def identity(pair: Pair, heads: Mapping[str, JudgeHead], how: Sampling, seed: int) -> dict[str, Any]:
+    """What answers depend on, see `AnswerFolder`."""
+    modules = {"target": pair.target, "draft": pair.draft, **heads}
+    return {name: fingerprint(module) for name, module in modules.items()} | {"seed": seed, **vars(how)}
+
+
+def measure(
+    pair: Pair,
+    questions: Sequence[Question],
+    chosen: Sequence[Contender],
+    how: Sampling,
+    seed: int,
+    folder: AnswerFolder,
+) -> list[list[Answer]]:
+    """Answers every question under every contender, unless the folder has the answer already.
+
+    Returns:
+        a list for each contender, with one answer for each question.
+    """
+    answers = [folder.read(contender) for contender in chosen]
+    for question in track(f"{len(chosen)} rules and settings", questions):
+        missing = [i for i, known in enumerate(answers) if question.key not in known]
+        if not missing:
+            continue
+        rules = [chosen[i].accepts for i in missing]
+        runs = pair.decode(question.prompt_ids, rules, how, _seed_of(question, seed))
+        for i, run in zip(missing, runs, strict=True):
+            text = pair.text(run.tokens)
+            answer = Answer(
+                question=question.key,
+                right=question.is_right(text),
+                tokens=len(run.tokens),
+                cycles=run.cycles,
+                judge_only=run.judge_only,
+                text=text,
+            )
+            folder.add(chosen[i], answer)
+            answers[i][question.key] = answer
+    return [[known[question.key] for question in questions] for known in answers]
+
+
+def _seed_of(question: Question, seed: int) -> int:
+    """Random numbers of a question: the same whatever else is asked, in whatever order."""
+    return int(hashlib.sha256(f"{seed} {question.key}".encode()).hexdigest()[:8], 16)

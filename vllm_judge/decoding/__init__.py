@@ -1,0 +1,1 @@
+"""Decoding under any acceptance rule, in plain transformers: the reference of every measurement."""

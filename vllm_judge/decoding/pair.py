@@ -1,0 +1,120 @@
+"""A target and its draft, loaded, checked against each other, ready to be compared under rules."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from vllm_judge.decoding.decoder import Decoded, decode_under
+from vllm_judge.decoding.rules import Acceptance
+from vllm_judge.errors import HeadError, JudgeError
+from vllm_judge.head import JudgeHead
+from vllm_judge.special_tokens import special_token_ids
+from vllm_judge.tokencourt.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are made: M drafts per cycle, the longest text, temperature (0 is greedy), mass of the nucleus."""
+
+    num_speculative_tokens: int
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target, its draft, and the tokenizer they share."""
+
+    target: PreTrainedModel
+    draft: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def load(cls, target: str, draft: str, dtype: torch.dtype | str) -> "Pair":
+        """Loads both, onto a GPU where there is one.
+
+        Args:
+            target, draft: folders or Hub repositories.
+            dtype: as `from_pretrained` takes it.
+
+        Raises:
+            JudgeError: there is no such model, or their tokenizers differ.
+        """
+        tokenizer = load_tokenizer(target, "--target")
+        if load_tokenizer(draft, "--draft").get_vocab() != tokenizer.get_vocab():
+            raise JudgeError(f"{target} and {draft} have different vocabularies: a draft must use its target's tokens.")
+        return cls(load_model(target, dtype), load_model(draft, dtype), tokenizer)
+
+    def load_head(self, name: str) -> JudgeHead:
+        """A judge head from a folder or Hub repository, see `load_head`."""
+        return load_head(name, self.target)
+
+    def decode(self, prompt_ids: Sequence[int], rules: Sequence[Acceptance], how: Sampling, seed: int) -> list[Decoded]:
+        """One generation a rule, see `decode_under`."""
+        end = self.target.generation_config.eos_token_id
+        ends = [] if end is None else [end] if isinstance(end, int) else end
+        return decode_under(
+            rules,
+            self.target,
+            self.draft,
+            prompt_ids,
+            num_speculative_tokens=how.num_speculative_tokens,
+            max_new_tokens=how.max_new_tokens,
+            eos_token_ids={*ends, self.tokenizer.eos_token_id} - {None},
+            protected_token_ids=special_token_ids(self.tokenizer),
+            temperature=how.temperature,
+            top_p=how.top_p,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, without the special ones."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def load_model(name: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    """A model from a folder or Hub repository, on a GPU where there is one.
+
+    Args:
+        dtype: as `from_pretrained` takes it.
+
+    Raises:
+        JudgeError: there is no such model.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except OSError as error:
+        raise JudgeError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return model.eval().to(device)
+
+
+def load_head(name: str, target: PreTrainedModel) -> JudgeHead:
+    """A judge head from a folder or Hub repository, on its target's device.
+
+    Raises:
+        HeadError: it cannot be loaded, or it is for another hidden size than the target's.
+    """
+    head = JudgeHead.from_pretrained(name)
+    hidden_size = target.config.get_text_config().hidden_size
+    if head.hidden_size != hidden_size:
+        raise HeadError(f"the judge head in {name} reads {head.hidden_size} numbers, the target has {hidden_size}.")
+    return head.to(target.device)
+
+
+def default_dtype() -> torch.dtype | str:
+    """A checkpoint's own precision on a GPU, float32 on a CPU."""
+    return "auto" if torch.cuda.is_available() else torch.float32
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Tells a module from one that was trained further: a hash of its vectors (norms and biases, a head's weights)."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        if parameter.dim() <= 1:
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,59 @@
+"""Questions with checkable answers, of a file that `vllm-judge court questions` wrote."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from vllm_judge.errors import JudgeError
+from vllm_judge.tokencourt import questions, records
+from vllm_judge.tokencourt.choices import Split
+from vllm_judge.tokencourt.court import Verdict
+from vllm_judge.tokencourt.final_answer import verdict_on
+from vllm_judge.tokencourt.questions import question_key
+from vllm_judge.tokencourt.tokenizer import prompt_ids
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and what answers it.
+
+    Attributes:
+        key: a hash of the question: what answers are found again by.
+        prompt_ids: at least one token.
+        is_right: whether a text, special tokens left out, answers the question rightly.
+    """
+
+    key: str
+    prompt_ids: list[int]
+    is_right: Callable[[str], bool]
+
+
+def held_out_questions(
+    path: Path, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> list[Question]:
+    """The held-out questions of a file whose answers can be checked: heads are not measured on what they learnt from.
+
+    Raises:
+        JudgeError: there is none.
+        JudgeError: the file cannot be read.
+        JudgeError: there is no chat template, or it fails on a question.
+    """
+    found = [
+        Question(question_key(one.messages), prompt_ids(one.messages, tokenizer, chat_template, one.id), is_right)
+        for one in records.read(path, questions.Question)
+        if one.split == Split.held_out and (is_right := checker(one))
+    ]
+    if not found:
+        raise JudgeError(f"{path} holds no held-out question with a reference and a check.")
+    return found
+
+
+def checker(question: questions.Question) -> Callable[[str], bool] | None:
+    """What tells whether a text answers a question rightly; None where only a reader can."""
+    if question.reference is None or question.check is None:
+        return None
+    verdict = functools.partial(verdict_on, reference=question.reference, check=question.check)
+    return lambda text: verdict(text) == Verdict.right

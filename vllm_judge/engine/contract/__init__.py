@@ -1,0 +1,29 @@
+"""What vllm-judge builds on in vLLM, as data, by vLLM's own names, written against vLLM 0.32 and 0.33.
+
+hooks.py checks what it wraps before it does; configuration.py checks all that an engine needs when its configuration is
+made, in the sources, without importing what only a worker may import; scripts/check_vllm.py checks everything against
+any version's wheel.
+"""
+
+from vllm_judge.engine.contract.both import BOTH, HOOKED
+from vllm_judge.engine.contract.kernels import KERNELS
+from vllm_judge.engine.contract.kinds import Expectation, Function, Mirrored, Names
+from vllm_judge.engine.contract.sources import Sources
+from vllm_judge.engine.contract.v1 import V1
+from vllm_judge.engine.contract.v2 import V2
+
+CONTRACT: tuple[Expectation, ...] = (*HOOKED, *BOTH, *V1, *V2, *KERNELS)
+
+__all__ = [
+    "BOTH",
+    "CONTRACT",
+    "HOOKED",
+    "KERNELS",
+    "V1",
+    "V2",
+    "Expectation",
+    "Function",
+    "Mirrored",
+    "Names",
+    "Sources",
+]

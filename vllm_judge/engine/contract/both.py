@@ -1,0 +1,82 @@
+"""What the hooks wrap, read and call, on either model runner."""
+
+from vllm_judge.engine.contract.kinds import Function, Names
+
+# What the hooks of hooks.py are put around.
+HOOKED = (
+    Function("vllm.engine.arg_utils:EngineArgs.add_cli_args", ("parser",)),
+    Function("vllm.engine.arg_utils:EngineArgs.create_engine_config", ("self", "usage_context", "headless")),
+    Function("vllm.sampling_params:SamplingParams._validate_spec_decode", ("self", "speculative_config")),
+    Function(
+        "vllm.v1.worker.worker_base:WorkerBase.__init__",
+        ("self", "vllm_config", "local_rank", "rank", "distributed_init_method", "is_driver_worker"),
+    ),
+    Function(
+        "vllm.v1.core.sched.scheduler:Scheduler.update_from_output",
+        ("self", "scheduler_output", "model_runner_output"),
+    ),
+    Function(
+        "vllm.v1.core.sched.scheduler:Scheduler.make_stats",
+        ("self", "spec_decoding_stats", "kv_connector_stats", "cudagraph_stats", "perf_stats", "ec_connector_stats"),
+    ),
+    Function(
+        "vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__",
+        ("self", "speculative_config", "labelnames", "per_engine_labelvalues", "is_diffusion"),
+    ),
+    Function(
+        "vllm.v1.spec_decode.metrics:SpecDecodingProm.observe",
+        ("self", "spec_decoding_stats", "engine_idx"),
+    ),
+    Function(
+        "vllm.v1.sample.rejection_sampler:expand_batch_to_tokens",
+        ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
+    ),
+    Function(
+        "vllm.v1.sample.rejection_sampler:apply_sampling_constraints",
+        ("logits", "cu_num_draft_tokens", "sampling_metadata"),
+    ),
+)
+
+# What the hooks read and call, on either runner.
+BOTH = (
+    Names("vllm.engine.arg_utils:EngineArgs", ("speculative_config",)),
+    Names(
+        "vllm.config.vllm:VllmConfig",
+        (
+            "lora_config",
+            "model_config",
+            "parallel_config",
+            "speculative_config",
+            "use_v2_model_runner",
+            "watermark_config",
+        ),
+    ),
+    Names(
+        "vllm.config.model:ModelConfig",
+        (
+            "get_hidden_size",
+            "get_vocab_size",
+            "hf_config",
+            "hf_text_config",
+            "is_diffusion",
+            "return_sampling_mask",
+            "runner_type",
+            "skip_tokenizer_init",
+            "try_get_generation_config",
+        ),
+    ),
+    Names(
+        "vllm.config.parallel:ParallelConfig",
+        ("distributed_executor_backend", "enable_elastic_ep", "pipeline_parallel_size"),
+    ),
+    Names("vllm.config.speculative:SpeculativeConfig", ("method", "model", "rejection_sample_method")),
+    Names("vllm.sampling_params:SamplingParams", ("all_stop_token_ids", "extra_args")),
+    Names("vllm.v1.worker.worker_base:WorkerBase", ("load_model",)),
+    Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
+    Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
+    Names("vllm.v1.outputs:ModelRunnerOutput", ("sampled_token_ids",)),
+    Names("vllm.v1.outputs:AsyncModelRunnerOutput", ("get_output",)),
+    Names("vllm.v1.metrics.stats:SchedulerStats", ("spec_decoding_stats",)),
+    Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
+    Function("vllm.v1.metrics.utils:create_metric_per_engine", ("metric", "per_engine_labelvalues")),
+)

@@ -1,0 +1,56 @@
+"""Hook of the worker: vLLM's verifier becomes the judge's when the model is loaded."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from vllm.logger import init_logger
+
+from vllm_judge.config import JudgeConfig, JudgeConfigError
+from vllm_judge.engine.configuration import judge_config
+from vllm_judge.engine.judge import Judge
+
+logger = init_logger("vllm.judge")
+
+
+def init_worker(original: Callable[..., None], self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+    """Symptom: verification is strict. Why: vLLM makes its verifier inside load_model and offers no choice.
+    How: after load_model the verifier's class is swapped for ours. Until: vLLM takes a verifier from a plugin
+    (RFC vllm-project/vllm#51212; #53895 lets a platform bring V2 components, the rejection sampler not among them)."""
+    original(self, vllm_config, *args, **kwargs)
+    config = judge_config(vllm_config.speculative_config)
+    if config is None:
+        return
+    load_model = self.load_model
+
+    @functools.wraps(load_model)
+    def load_model_and_judge(*args: Any, **kwargs: Any) -> Any:
+        result = load_model(*args, **kwargs)
+        install_verifier(self.model_runner, vllm_config, config)
+        return result
+
+    self.load_model = load_model_and_judge
+
+
+def install_verifier(runner: Any, vllm_config: Any, config: JudgeConfig) -> None:
+    """Puts the judge into a worker's model runner.
+
+    Raises:
+        JudgeConfigError: the runner's verifier is not vLLM's own.
+    """
+    from vllm.distributed.parallel_state import get_pp_group
+
+    if not get_pp_group().is_last_rank:
+        return
+    # Imported here: V2's kernels need Triton, which a machine that runs V1 may lack.
+    verifier = importlib.import_module(f"vllm_judge.engine.{'v2' if vllm_config.use_v2_model_runner else 'v1'}")
+    found = type(runner.rejection_sampler)
+    if found is not verifier.RejectionSampler:
+        raise JudgeConfigError(
+            f"judge needs vLLM's own verifier, found {found.__module__}.{found.__qualname__}: "
+            "this model or platform brings one of its own, remove judge."
+        )
+    judge = Judge(config, vllm_config.model_config.get_vocab_size(), runner.device)
+    verifier.install(runner, judge)
+    logger.info("judge: %s verifies draft tokens, threshold %s.", config.model, config.threshold)

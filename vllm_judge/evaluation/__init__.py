@@ -1,1 +1,0 @@
-"""The reference decoder, quality statistics, reports."""

@@ -1,0 +1,1 @@
+"""`vllm-judge evaluate --mt-bench`: open questions, judged in pairs by a model."""

@@ -1,0 +1,1 @@
+"""`vllm-judge replay`: what strict verification and the judge accept of texts that someone else wrote."""

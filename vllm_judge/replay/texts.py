@@ -1,0 +1,102 @@
+"""Texts to replay, from a JSONL file."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from transformers import PreTrainedTokenizerBase
+
+from vllm_judge.errors import JudgeError
+from vllm_judge.tokencourt import records
+
+UNNAMED = "unnamed"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, tokenized.
+
+    Attributes:
+        author: who wrote it.
+        prompt: what it answers, as the target reads it; `prompt_ids`: at least one token.
+        token_ids: N >= 1 tokens; `pieces`: what each adds to the text, "" where a token only completes a character.
+    """
+
+    author: str
+    prompt: str
+    prompt_ids: list[int]
+    token_ids: list[int]
+    pieces: list[str]
+
+
+class TextLine(BaseModel):
+    """A line of the file.
+
+    Attributes:
+        prompt: what the text continues; or `messages`: a conversation, to which the target's chat template is applied.
+        text: what the author wrote. It is tokenized on its own and appended to the prompt's tokens.
+        author: texts of one author are summed up together.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str | None = Field(default=None, min_length=1)
+    messages: list[dict[str, str]] | None = Field(default=None, min_length=1)
+    text: str = Field(min_length=1)
+    author: str = Field(default=UNNAMED, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> "TextLine":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either `prompt` or `messages`")
+        return self
+
+
+def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
+    """The texts of a JSONL file, see `TextLine`.
+
+    Raises:
+        JudgeError: the file cannot be read, or a line is no text.
+        JudgeError: the file holds no text, or one without tokens.
+    """
+    texts = []
+    for number, line in enumerate(records.read(path, TextLine), 1):
+        try:
+            texts.append(tokenized(line, tokenizer))
+        except JudgeError as error:
+            raise JudgeError(f"{path}, line {number}: {error}") from None
+    if not texts:
+        raise JudgeError(f"{path} holds no text.")
+    return texts
+
+
+def tokenized(line: TextLine, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """A line's text in the target's tokens.
+
+    Raises:
+        JudgeError: the prompt or the text holds no token, or the tokenizer is not a fast one.
+    """
+    if line.messages is None:
+        prompt = line.prompt or ""
+        prompt_ids = tokenizer.encode(prompt)
+    else:
+        prompt = str(tokenizer.apply_chat_template(line.messages, add_generation_prompt=True, tokenize=False))
+        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+    if not tokenizer.is_fast:
+        raise JudgeError("the target's tokenizer cannot tell which characters belong to which token (it is not fast).")
+    encoded = tokenizer(line.text, add_special_tokens=False, return_offsets_mapping=True)
+    token_ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    if not prompt_ids or not token_ids:
+        raise JudgeError("the prompt or the text holds no token.")
+    return Text(line.author, prompt, prompt_ids, token_ids, _pieces(line.text, offsets))
+
+
+def _pieces(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """Cuts a text at the ends of its tokens, so that the pieces make up the text whatever the tokenizer leaves out."""
+    ends = [0]
+    for _, end in offsets:
+        ends.append(max(ends[-1], end))
+    ends[-1] = len(text)
+    return [text[start:end] for start, end in itertools.pairwise(ends)]

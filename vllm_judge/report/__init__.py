@@ -1,0 +1,1 @@
+"""`vllm-judge report`: any results on one page."""
