@@ -264,7 +264,7 @@ def test_final_answers_give_verdicts_and_leave_labels_alone(tmp_path):
     )
     code, output = vllm_judge("label", "answers", path, "-o", out)
     assert code == 0
-    assert output.startswith("1 answers are right and 1 wrong by their final answer; of 3 it cannot be told.")
+    assert ("1 answers are right and 1 wrong by their final answer; of 3 it cannot be told.") in output
     labelled = {a.id: a for a in read_court(out)}
     assert (labelled["right"].verdict, labelled["right"].labelled_by) == (Verdict.right, "final-answer:number")
     assert (labelled["wrong"].verdict, labelled["wrong"].mistake) == (Verdict.wrong, None)
