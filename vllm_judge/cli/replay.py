@@ -14,7 +14,9 @@ EITHER_OR = "give either --demo, or a file of texts, --target and --head."
 
 
 def replay(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for replay.json, .png and .html.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", file_okay=False, help="Folder for replay.json, .png and .html.")
+    ],
     texts: Annotated[
         Path | None, typer.Argument(exists=True, dir_okay=False, help="JSONL, see docs/replay.md.")
     ] = None,

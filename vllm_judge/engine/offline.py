@@ -7,6 +7,8 @@ from typing import Any
 from vllm import LLM
 from vllm.platforms import current_platform
 
+from vllm_judge.progress import bar
+
 JOIN_SECONDS = 10.0
 
 
@@ -18,7 +20,9 @@ def start(**options: Any) -> LLM:
     thread that frees tensors while Python ends is torn out of C++ code. How: the engine is stopped, and the thread
     waited for, while Python still runs. Until: vLLM joins the thread itself.
     """
-    llm = LLM(**options)
+    with bar(f"loading {options['model']}", 1) as advance:
+        llm = LLM(**options)
+        advance()
     reference = weakref.ref(llm)
     atexit.register(lambda: stop(still) if (still := reference()) else None)
     return llm

@@ -82,7 +82,7 @@ class ServedEngine(Engine):
     def __init__(self, url: str, model: str | None, chat: bool, max_tokens: int, concurrency: int):
         super().__init__()
         self.url = url.rstrip("/").removesuffix("/v1")
-        self.name = model or self._get("/v1/models").json()["data"][0]["id"]
+        self.name = model or self._served_model()
         self.counters()
         kind, path = ("local-chat-completions", "chat/completions") if chat else ("local-completions", "completions")
         self._lm: Any = get_model(kind).create_from_arg_obj(
@@ -97,6 +97,12 @@ class ServedEngine(Engine):
             }
         )
         self.apply_chat_template = self._lm.apply_chat_template
+
+    def _served_model(self) -> str:
+        try:
+            return str(self._get("/v1/models").json()["data"][0]["id"])
+        except (ValueError, LookupError, TypeError):
+            raise JudgeError(f"{self.url}/v1/models names no model: say with --model what is served there.") from None
 
     def answer(self, asked: list[Instance]) -> list[str]:
         try:

@@ -10,6 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Message
+from vllm_judge.tokencourt.court import Text as NonEmpty
+from vllm_judge.tokencourt.tokenizer import prompt_ids as chat_prompt_ids
+from vllm_judge.tokencourt.tokenizer import text_tokens
 
 UNNAMED = "unnamed"
 
@@ -42,10 +46,10 @@ class TextLine(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str | None = Field(default=None, min_length=1)
-    messages: list[dict[str, str]] | None = Field(default=None, min_length=1)
-    text: str = Field(min_length=1)
-    author: str = Field(default=UNNAMED, min_length=1)
+    prompt: NonEmpty | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    text: NonEmpty
+    author: NonEmpty = UNNAMED
 
     @model_validator(mode="after")
     def _one_prompt(self) -> "TextLine":
@@ -82,12 +86,11 @@ def tokenized(line: TextLine, tokenizer: PreTrainedTokenizerBase) -> Text:
         prompt = line.prompt or ""
         prompt_ids = tokenizer.encode(prompt)
     else:
-        prompt = str(tokenizer.apply_chat_template(line.messages, add_generation_prompt=True, tokenize=False))
-        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+        prompt_ids = chat_prompt_ids(line.messages, tokenizer, None, line.author)
+        prompt = tokenizer.decode(prompt_ids, clean_up_tokenization_spaces=False)
     if not tokenizer.is_fast:
         raise JudgeError("the target's tokenizer cannot tell which characters belong to which token (it is not fast).")
-    encoded = tokenizer(line.text, add_special_tokens=False, return_offsets_mapping=True)
-    token_ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    token_ids, offsets = text_tokens(line.text, tokenizer)
     if not prompt_ids or not token_ids:
         raise JudgeError("the prompt or the text holds no token.")
     return Text(line.author, prompt, prompt_ids, token_ids, _pieces(line.text, offsets))
