@@ -75,7 +75,7 @@ def llm(
     for reason, count in outcome.refused.most_common():
         say(f"  {count}: the reply {reason}")
     report_failures(outcome.failures, output)
-    if outcome.refused and not outcome.labelled:
+    if outcome.refused and not outcome.labelled + outcome.before:
         raise JudgeError(f"{model} gave no reply that could be used: choose another annotator, or raise --max-tokens.")
 
 

@@ -45,7 +45,7 @@ def replay(
     from vllm_judge.replay.page import page
     from vllm_judge.replay.picture import draw
     from vllm_judge.replay.summary import DEFINITIONS, Replayed, summarise, write_json
-    from vllm_judge.replay.texts import read_texts
+    from vllm_judge.replay.texts import read_lines, texts_of
     from vllm_judge.replay.verifier import Verifier
 
     if demo:
@@ -53,8 +53,9 @@ def replay(
         found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
         name = "answers to the demo's word problems"
     elif texts and target and head:
+        lines = read_lines(texts)[:n]
         verifier = Verifier.load(target, head, threshold, default_dtype())
-        found = read_texts(texts, verifier.tokenizer)[:n]
+        found = texts_of(texts, lines, verifier.tokenizer)
         name = texts.name
     else:
         raise JudgeError(EITHER_OR)

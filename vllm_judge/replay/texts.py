@@ -58,21 +58,30 @@ class TextLine(BaseModel):
         return self
 
 
-def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
-    """The texts of a JSONL file, see `TextLine`.
+def read_lines(path: Path) -> list[TextLine]:
+    """The lines of a JSONL file.
 
     Raises:
-        JudgeError: the file cannot be read, or a line is no text.
-        JudgeError: the file holds no text, or one without tokens.
+        JudgeError: the file cannot be read, a line is no text, or there is none.
+    """
+    lines = records.read(path, TextLine)
+    if not lines:
+        raise JudgeError(f"{path} holds no text.")
+    return lines
+
+
+def texts_of(path: Path, lines: Sequence[TextLine], tokenizer: PreTrainedTokenizerBase) -> list[Text]:
+    """The texts of a file's lines, in the target's tokens.
+
+    Raises:
+        JudgeError: a prompt or a text holds no token, or the chat template fails on a conversation.
     """
     texts = []
-    for number, line in enumerate(records.read(path, TextLine), 1):
+    for number, line in enumerate(lines, 1):
         try:
             texts.append(tokenized(line, tokenizer))
         except JudgeError as error:
             raise JudgeError(f"{path}, line {number}: {error}") from None
-    if not texts:
-        raise JudgeError(f"{path} holds no text.")
     return texts
 
 

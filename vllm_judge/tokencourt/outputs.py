@@ -29,14 +29,15 @@ def claim(output: Path, kind: type[BaseModel], *inputs: Path) -> None:
         raise JudgeError(f"{output} is what is read, and cannot be what is written: {CHOOSE}.")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        there = output.exists()
     except OSError as error:
-        raise JudgeError(f"the folder {output.parent} cannot be made: {error.strerror}.") from None
-    if output.exists() and not output.is_file():
+        raise JudgeError(f"{output} cannot be written: {error.filename}: {error.strerror}.") from None
+    if there and not output.is_file():
         raise JudgeError(f"{output} is no file: {CHOOSE}.")
-    for place in filter(Path.exists, (output.parent, output)):
+    for place in (output.parent, output) if there else (output.parent,):
         if not os.access(place, os.W_OK):
             raise JudgeError(f"{output} cannot be written: {place} is not yours to write to.")
-    for line in records.scan(output, kind) if output.exists() else ():
+    for line in records.scan(output, kind) if there else ():
         if line.record is None and not line.is_cut_off:
             raise JudgeError(f"{output} holds no {_NAMES.get(kind, 'such records')} ({line.problems[0]}): {CHOOSE}.")
 

@@ -48,8 +48,9 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: answers labelled, replies refused and requests failed, by reason."""
+    """What a run came to: answers labelled before and now, replies refused and requests failed, by reason."""
 
+    before: int
     labelled: int
     refused: Counter[str]
     failures: Counter[str]
@@ -78,7 +79,8 @@ def label_by_model(
     answers = list(answers)
     _leave_out_refused(output, answers, name)
     with records.Appender[Answer](output) as appender:
-        there = {line.record.id for line in records.scan(output, Answer) if line.record}
+        there = {line.record.id: line.record for line in records.scan(output, Answer) if line.record}
+        before = sum(one.labelled_by == name for one in there.values())
         waiting = []
         for answer in answers:
             if answer.id in there:
@@ -108,7 +110,7 @@ def label_by_model(
 
         with bar("labels", len(waiting)) as advance:
             failures = asyncio.run(run(advance))
-    return Outcome(labelled, refused, failures)
+    return Outcome(before, labelled, refused, failures)
 
 
 def _leave_out_refused(output: Path, answers: Sequence[Answer], name: str) -> None:
