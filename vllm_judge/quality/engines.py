@@ -9,9 +9,8 @@ import requests as http
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
-from pydantic import ValidationError
 
-from vllm_judge.errors import JudgeConfigError, JudgeError
+from vllm_judge.errors import JudgeError
 from vllm_judge.quality.counters import Counters
 
 HTTP_TIMEOUT = 3600  # seconds for one answer: a slow machine with many requests in flight
@@ -143,13 +142,7 @@ class OfflineEngine(Engine):
 
         super().__init__()
         self.name = options["model"]
-        try:
-            self._llm = offline.start(**options, disable_log_stats=False)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise JudgeError(f"the engine cannot start: {reason}") from None
-        except JudgeConfigError as error:
-            raise JudgeError(f"the engine cannot start: {error}") from None
+        self._llm = offline.start(**options, disable_log_stats=False)
         self._chat, self._max_tokens = chat, max_tokens
         self.counters()
 

@@ -96,7 +96,7 @@ def tokenized(line: TextLine, tokenizer: PreTrainedTokenizerBase) -> Text:
         prompt_ids = tokenizer.encode(prompt)
     else:
         prompt_ids = chat_prompt_ids(line.messages, tokenizer, None, line.author)
-        prompt = tokenizer.decode(prompt_ids, clean_up_tokenization_spaces=False)
+        prompt = str(tokenizer.decode(prompt_ids, clean_up_tokenization_spaces=False))
     if not tokenizer.is_fast:
         raise JudgeError("the target's tokenizer cannot tell which characters belong to which token (it is not fast).")
     token_ids, offsets = text_tokens(line.text, tokenizer)

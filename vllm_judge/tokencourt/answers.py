@@ -121,9 +121,12 @@ def answer_offline(jobs: Iterable[Job], output: Path, max_tokens: int, engine: d
     Raises:
         JudgeError: the file cannot be written.
     """
-    from vllm import SamplingParams
+    try:
+        from vllm import SamplingParams
 
-    from vllm_judge.engine import offline
+        from vllm_judge.engine import offline
+    except ImportError:
+        raise JudgeError("vLLM is not installed: install it, or name an --endpoint.") from None
 
     with records.Appender[Answer](output) as appender:
         before, missing = _missing(jobs, output)

@@ -1,7 +1,7 @@
 """What a command may write to with `-o`: a new file, or one of its own kind in which nothing is lost."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -42,7 +42,7 @@ def claim(output: Path, kind: type[BaseModel], *inputs: Path) -> None:
             raise JudgeError(f"{output} holds no {_NAMES.get(kind, 'such records')} ({line.problems[0]}): {CHOOSE}.")
 
 
-def replace(output: Path, new: Iterable[Answer] | Iterable[Question], labels_are_ours: bool = False) -> None:
+def replace(output: Path, new: Sequence[Answer] | Sequence[Question], labels_are_ours: bool = False) -> None:
     """Writes records in the place of those that a file holds, where none of these is lost.
 
     Args:
@@ -53,30 +53,27 @@ def replace(output: Path, new: Iterable[Answer] | Iterable[Question], labels_are
     Raises:
         JudgeError: the file holds what the new records do not, or cannot be written.
     """
-    records_now = list(new)
-    by_id = {one.id: one for one in records_now}
-    kind = type(records_now[0]) if records_now else None
-    if kind and output.exists():
-        lost = [
-            old for line in records.scan(output, kind) if (old := line.record) and _is_lost(old, by_id, labels_are_ours)
-        ]
+    if new and output.exists():
+        by_id = {one.id: one for one in new}
+        kind = type(new[0])
+        there = [line.record for line in records.scan(output, kind) if line.record]
+        lost = [old for old in there if _is_lost(old, by_id.get(old.id), labels_are_ours)]
         if lost:
             raise JudgeError(
                 f"{output} holds {len(lost)} {_NAMES[kind]} or labels that would be lost, such as {lost[0].id!r}: "
                 f"{CHOOSE}."
             )
-    records.write(output, records_now)
+    records.write(output, new)
 
 
 _NAMES: dict[type[BaseModel], str] = {Answer: "answers", Question: "questions"}
 
 
-def _is_lost(old: Answer | Question, by_id: dict[str, Answer] | dict[str, Question], labels_are_ours: bool) -> bool:
-    new = by_id.get(old.id)
+def _is_lost(old: Answer | Question, new: Answer | Question | None, labels_are_ours: bool) -> bool:
     if isinstance(old, Answer) and isinstance(new, Answer):
         if (old.messages, old.answer) != (new.messages, new.answer):
             return True
         kept = (old.verdict, old.mistake, old.labelled_by) == (new.verdict, new.mistake, new.labelled_by)
-        localised = old.labelled_by is not None and old.mistake is None and new.mistake is not None
+        localised = old.mistake is None and new.mistake is not None
         return not (kept or localised or labels_are_ours or old.verdict == Verdict.unknown)
     return new is None or old.model_copy(update={"source": None}) != new.model_copy(update={"source": None})
