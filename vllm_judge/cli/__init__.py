@@ -5,6 +5,8 @@ Commands are made of what the rooms below offer; only here is anything printed, 
 import the rooms inside their functions.
 """
 
+from typing import Annotated
+
 import typer
 
 from vllm_judge.cli import court, head, label, train
@@ -19,14 +21,19 @@ from vllm_judge.cli.replay import replay
 from vllm_judge.cli.report import report
 from vllm_judge.cli.screen import Commands
 from vllm_judge.cli.validate import validate
+from vllm_judge.engine.logs import keep_quiet
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 PAIR = "--target T --draft D"
 
 
 @app.callback()
-def commands() -> None:
+def commands(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show vLLM's log, at any place of a command.")] = False,
+) -> None:
     """Judge Decoding for vLLM."""
+    if not verbose:
+        keep_quiet()
 
 
 app.command(epilog=example("demo -n 1000 --json demo.json"))(demo)

@@ -18,7 +18,9 @@ EITHER_OR = "give either --demo, or --target, --draft and --questions."
 
 
 def compare(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers, results.json and the picture.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", file_okay=False, help="Folder for answers, results.json and the picture.")
+    ],
     demo: Annotated[bool, typer.Option("--demo", help="The embedded models on fresh word problems.")] = False,
     world: Annotated[World, typer.Option(help="Of the demo: its own, or one where fixed bars on p fail.")] = World.EASY,
     target: Annotated[str | None, typer.Option(help="Folder or Hub repository of the target.")] = None,

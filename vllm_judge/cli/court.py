@@ -18,7 +18,7 @@ from vllm_judge.cli.options import (
     json_object,
     report_failures,
 )
-from vllm_judge.cli.screen import say
+from vllm_judge.cli.screen import say, warn
 from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.choices import HELD_OUT, Check
 
@@ -37,14 +37,18 @@ def court() -> None:
     )
 )
 def questions(
-    source: Annotated[str, typer.Argument(help="gsm8k, arc, alpaca; another dataset's name or folder; a JSONL file.")],
+    source: Annotated[
+        str, typer.Argument(help="gsm8k, arc, alpaca; a dataset's name or folder; a JSON(L) file, also .gz.")
+    ],
     output: Output,
     layout: Annotated[str | None, typer.Option(help="gsm8k, arc or alpaca: the layout of a copy of these.")] = None,
-    question_field: Annotated[str, typer.Option(help="Field with the question, in other layouts.")] = "question",
+    question_field: Annotated[
+        str | None, typer.Option(help="Field with the question, in other layouts; by default `question`.")
+    ] = None,
     reference_field: Annotated[str | None, typer.Option(help="Field with the right final answer.")] = None,
     check: Annotated[Check | None, typer.Option(help="How final answers are compared with the reference.")] = None,
     config: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
-    split: Annotated[str, typer.Option(help="The dataset's split to take questions from.")] = "train",
+    split: Annotated[str | None, typer.Option(help="The dataset's split; by default `train`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many questions at most.")] = None,
     held_out: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of questions held out.")] = HELD_OUT,
 ) -> None:
@@ -52,24 +56,41 @@ def questions(
     from itertools import islice
 
     from vllm_judge.demo import court as demo
-    from vllm_judge.tokencourt import records
     from vllm_judge.tokencourt.choices import Split
-    from vllm_judge.tokencourt.questions import KNOWN, make_questions, plain, rows_of
+    from vllm_judge.tokencourt.layouts import KNOWN, plain
+    from vllm_judge.tokencourt.outputs import claim, replace
+    from vllm_judge.tokencourt.questions import Passed, Question, make_questions
+    from vllm_judge.tokencourt.rows import is_file, rows_of
 
     known = KNOWN.get(layout or source)
     if layout and not known:
         raise JudgeError(f"--layout must be one of {', '.join(KNOWN)}, found {layout!r}.")
+    if known and (question_field or reference_field or check):
+        raise JudgeError(
+            f"the layout of {layout or source} knows its fields and its check: "
+            "leave --question-field, --reference-field and --check out."
+        )
+    if check and not reference_field and not known:
+        raise JudgeError("--check compares with a reference: give --reference-field too.")
+    if is_file(source) and (config or split):
+        raise JudgeError(f"{source} is a file: --config and --split are for datasets.")
+    claim(output, Question, *([Path(source)] if is_file(source) else []))
     if source in KNOWN:
         source, config = KNOWN[source].name, config or KNOWN[source].config
-    name = Path(source).stem
-    rows = demo.rows(config, split) if source == "demo" else rows_of(source, config, split)
-    made = make_questions(
-        rows, name, known.layout if known else plain(question_field, reference_field, check), held_out
-    )
-    kept = list(islice(made, limit))
-    records.write(output, kept)
+    rows = demo.rows(config, split or "train") if source == "demo" else rows_of(source, config, split or "train")
+    passed = Passed()
+    laid_out = known.layout if known else plain(question_field or "question", reference_field, check)
+    kept = list(islice(make_questions(rows, Path(source).name.split(".")[0], laid_out, held_out, passed), limit))
+    replace(output, kept)
     count = sum(question.split == Split.held_out for question in kept)
     say(f"{len(kept)} questions in {output}: {len(kept) - count} to train on, {count} held out.")
+    if passed.without_reference:
+        warn(f"{passed.without_reference} of them have no reference: nobody can check their answers.")
+    if passed.repeated:
+        warn(f"{passed.repeated} rows left out: they ask what an earlier row asks.")
+    if passed.differing:
+        shown = ", ".join(map(str, passed.differing[:5])) + (" ..." if len(passed.differing) > 5 else "")
+        warn(f"{len(passed.differing)} of these give another reference than the earlier row: {shown}.")
 
 
 @app.command(epilog=example("court answers questions.jsonl --model DRAFT --samples 4 -o court.jsonl"))
@@ -89,14 +110,18 @@ def answers(
     engine: EngineOptions = "{}",
 ) -> None:
     """Has models answer questions; run again, it goes on where it stopped."""
-    from vllm_judge.tokencourt import records
     from vllm_judge.tokencourt.answers import answer_by_endpoint, answer_offline, plan
+    from vllm_judge.tokencourt.court import Answer
     from vllm_judge.tokencourt.endpoint import Endpoint
-    from vllm_judge.tokencourt.questions import Question
+    from vllm_judge.tokencourt.outputs import claim
+    from vllm_judge.tokencourt.questions import read_questions
 
-    jobs = plan(records.read(file, Question), model, temperature, samples)
+    jobs = plan(read_questions(file), model, temperature, samples)
+    claim(output, Answer, file)
     if endpoint:
-        endpoints = [Endpoint(endpoint, name, timeout, retries) for name in model]
+        if engine != "{}":
+            raise JudgeError("--engine is of vLLM in this process: leave it or --endpoint out.")
+        endpoints = [Endpoint(endpoint, name, timeout, retries) for name in dict.fromkeys(model)]
         outcome = answer_by_endpoint(jobs, endpoints, output, max_tokens, concurrency)
     elif len(model) == 1:
         outcome = answer_offline(jobs, output, max_tokens, json_object(engine, "--engine"))

@@ -18,7 +18,7 @@ EITHER_OR = "give either tasks, or --mt-bench with --judge-endpoint and --judge-
 
 
 def evaluate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for figures and answers.")],
+    output: Annotated[Path, typer.Option("-o", "--output", file_okay=False, help="Folder for figures and answers.")],
     tasks: Annotated[
         list[str] | None, typer.Argument(help="Tasks or groups of lm-eval that generate text, such as gsm8k.")
     ] = None,

@@ -33,13 +33,15 @@ def label() -> None:
 @app.command(epilog=example("label answers court.jsonl -o checked.jsonl"))
 def answers(file: CourtFile, output: Output) -> None:
     """Judges answers by their final answer; what is wrong still has to be localised."""
-    from vllm_judge.tokencourt import records
-    from vllm_judge.tokencourt.court import Verdict, read_court
+    from vllm_judge.progress import track
+    from vllm_judge.tokencourt.court import Answer, Verdict, read_court
     from vllm_judge.tokencourt.label.answers import check_final_answers
+    from vllm_judge.tokencourt.outputs import claim, replace
 
     before = read_court(file)
-    after = list(check_final_answers(before))
-    records.write(output, after)
+    claim(output, Answer)
+    after = list(check_final_answers(track("answers", before)))
+    replace(output, after)
     given = Counter(new.verdict for old, new in zip(before, after, strict=True) if old.verdict != new.verdict)
     unknown = sum(answer.verdict == Verdict.unknown for answer in after)
     say(
@@ -60,18 +62,21 @@ def llm(
     retries: Retries = 5,
 ) -> None:
     """Has a model mark the first mistake of answers that need it; run again, it goes on where it stopped."""
-    from vllm_judge.tokencourt.court import read_court
+    from vllm_judge.tokencourt.court import Answer, read_court
     from vllm_judge.tokencourt.endpoint import Endpoint
     from vllm_judge.tokencourt.label.llm import label_by_model
+    from vllm_judge.tokencourt.outputs import claim
 
-    if output.resolve() == file.resolve():
-        raise JudgeError("--output must be another file than FILE: it grows while FILE is read.")
+    before = read_court(file)
+    claim(output, Answer, file)
     annotator = Endpoint(endpoint, model, timeout, retries)
-    outcome = label_by_model(read_court(file), annotator, output, max_tokens, concurrency)
+    outcome = label_by_model(before, annotator, output, max_tokens, concurrency)
     say(f"{outcome.labelled} answers labelled by {model} in {output}, {outcome.refused.total()} replies refused.")
     for reason, count in outcome.refused.most_common():
         say(f"  {count}: the reply {reason}")
     report_failures(outcome.failures, output)
+    if outcome.refused and not outcome.labelled + outcome.before:
+        raise JudgeError(f"{model} gave no reply that could be used: choose another annotator, or raise --max-tokens.")
 
 
 app.command(epilog=example("label mine questions.jsonl --target T --draft D -o court.jsonl"))(mine)
@@ -84,12 +89,15 @@ def function(
     output: Output,
 ) -> None:
     """Labels answers that need it by a Python function of yours: tests, a prover, a parser."""
-    from vllm_judge.tokencourt import records
-    from vllm_judge.tokencourt.court import Verdict, read_court
+    from vllm_judge.progress import track
+    from vllm_judge.tokencourt.court import Answer, Verdict, read_court
     from vllm_judge.tokencourt.label.function import label_by_function
+    from vllm_judge.tokencourt.outputs import claim, replace
 
-    after = list(label_by_function(read_court(file), name))
-    records.write(output, after)
+    before = read_court(file)
+    claim(output, Answer)
+    after = list(label_by_function(track("answers", before), name))
+    replace(output, after)
     verdicts = Counter(answer.verdict for answer in after)
     say(
         f"{len(after)} answers in {output}: {verdicts[Verdict.right]} right, {verdicts[Verdict.wrong]} wrong, "
@@ -141,15 +149,16 @@ def annotate(
 @app.command(epilog=example("label collect checked.jsonl -o labelled.jsonl"))
 def collect(file: CourtFile, output: Output) -> None:
     """Brings the annotators' labels into a court.jsonl."""
-    from vllm_judge.tokencourt import records
     from vllm_judge.tokencourt.annotate.agreement import agreements
     from vllm_judge.tokencourt.annotate.store import collect as collect_opinions
     from vllm_judge.tokencourt.annotate.store import read_opinions
-    from vllm_judge.tokencourt.court import read_court
+    from vllm_judge.tokencourt.court import Answer, read_court
+    from vllm_judge.tokencourt.outputs import claim, replace
 
+    claim(output, Answer)
     opinions = read_opinions(file)
     collected, counts = collect_opinions(read_court(file), opinions)
-    records.write(output, collected)
+    replace(output, collected, labels_are_ours=True)
     say(
         f"{counts['labelled']} answers labelled by {', '.join(opinions) or 'nobody'}, "
         f"{counts['disputed']} left as they were because the annotators disagree. Written to {output}."
@@ -164,12 +173,13 @@ def processbench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="ProcessBench's JSON files.")], output: Output
 ) -> None:
     """ProcessBench: the first wrong step of an answer, marked by human experts."""
-    from vllm_judge.tokencourt import records
-    from vllm_judge.tokencourt.court import Verdict
+    from vllm_judge.tokencourt.court import Answer, Verdict
     from vllm_judge.tokencourt.label.importers import import_processbench
+    from vllm_judge.tokencourt.outputs import claim, replace
 
+    claim(output, Answer, *files)
     answers = [answer for path in files for answer in import_processbench(path)]
-    records.write(output, answers)
+    replace(output, answers)
     wrong = sum(answer.verdict == Verdict.wrong for answer in answers)
     say(f"{len(answers)} answers in {output}: {len(answers) - wrong} right, {wrong} with a wrong step.")
 
@@ -181,15 +191,16 @@ def autojudge(
     tokenizer: Annotated[str, typer.Option(help="Folder or repository of the mined pair's tokenizer.")],
 ) -> None:
     """AutoJudge: the mismatches of a draft and a target that change the final answer."""
-    from vllm_judge.tokencourt import records
-    from vllm_judge.tokencourt.court import Verdict
+    from vllm_judge.tokencourt.court import Answer, Verdict
     from vllm_judge.tokencourt.label.importers import import_autojudge
+    from vllm_judge.tokencourt.outputs import claim, replace
     from vllm_judge.tokencourt.tokenizer import load_tokenizer
 
+    claim(output, Answer, *files)
     skipped: Counter[str] = Counter()
     loaded = load_tokenizer(tokenizer)
     answers = [answer for path in files for answer in import_autojudge(path, loaded, skipped)]
-    records.write(output, answers)
+    replace(output, answers)
     wrong = sum(answer.verdict == Verdict.wrong for answer in answers)
     say(f"{len(answers)} answers in {output}: {len(answers) - wrong} right, {wrong} with an important token.")
     for reason, count in skipped.items():

@@ -28,15 +28,18 @@ def mine(
     ] = 0,
 ) -> None:
     """Finds the draft's tokens that change the target's final answer; run again, it goes on where it stopped."""
-    from vllm_judge.tokencourt import records
+    from vllm_judge.tokencourt.court import Answer
     from vllm_judge.tokencourt.label.mine import load_names
     from vllm_judge.tokencourt.label.mine import mine as mine_questions
     from vllm_judge.tokencourt.label.pair import VllmPair
-    from vllm_judge.tokencourt.questions import Question
+    from vllm_judge.tokencourt.outputs import claim
+    from vllm_judge.tokencourt.questions import read_questions
 
+    questions = read_questions(file)
+    claim(output, Answer, file)
     options = json_object(engine, "--engine"), json_object(draft_engine, "--draft-engine")
     outcome = mine_questions(
-        records.read(file, Question),
+        questions,
         load_names(target, draft),
         lambda: VllmPair.load(target, draft, *options),
         output,

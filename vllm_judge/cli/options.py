@@ -58,6 +58,6 @@ def report_failures(failures: Counter[str], output: Path) -> None:
     if not failures:
         return
     for reason, count in failures.most_common():
-        fail(f"{count} requests failed: the endpoint {reason}.")
+        fail(f"{count} requests failed: the endpoint {reason.rstrip('.')}.")
     fail(f"run the same command again to ask once more; {output} keeps what is done.")
     raise typer.Exit(1)

@@ -14,7 +14,9 @@ EITHER_OR = "give either --demo, or a file of texts, --target and --head."
 
 
 def replay(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for replay.json, .png and .html.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", file_okay=False, help="Folder for replay.json, .png and .html.")
+    ],
     texts: Annotated[
         Path | None, typer.Argument(exists=True, dir_okay=False, help="JSONL, see docs/replay.md.")
     ] = None,
@@ -43,7 +45,7 @@ def replay(
     from vllm_judge.replay.page import page
     from vllm_judge.replay.picture import draw
     from vllm_judge.replay.summary import DEFINITIONS, Replayed, summarise, write_json
-    from vllm_judge.replay.texts import read_texts
+    from vllm_judge.replay.texts import read_lines, texts_of
     from vllm_judge.replay.verifier import Verifier
 
     if demo:
@@ -51,8 +53,9 @@ def replay(
         found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
         name = "answers to the demo's word problems"
     elif texts and target and head:
+        lines = read_lines(texts)[:n]
         verifier = Verifier.load(target, head, threshold, default_dtype())
-        found = read_texts(texts, verifier.tokenizer)[:n]
+        found = texts_of(texts, lines, verifier.tokenizer)
         name = texts.name
     else:
         raise JudgeError(EITHER_OR)

@@ -1,5 +1,6 @@
 """What the commands have in common on the screen: errors as a sentence, progress, tables, and where each is written."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typer.core import TyperGroup
 from vllm_judge import progress
 from vllm_judge.errors import JudgeError
 
+# What a disk or a folder may refuse in the middle of any command.
+NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A table that is piped into a file or a pager has no screen whose width it must keep to.
 WIDE = 200
 # Try it, make a head, deploy it, measure it.
@@ -29,12 +32,27 @@ class Commands(TyperGroup):
         """In the order in which they are used, where typer puts groups last."""
         return sorted(self.commands, key=IN_ORDER.index)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """--verbose is of all commands, and may stand behind any of them."""
+        before, options = (args[: args.index("--")], args[args.index("--") :]) if "--" in args else (args, [])
+        if "--verbose" in before:
+            before = ["--verbose", *(one for one in before if one != "--verbose")]
+        return super().parse_args(ctx, [*before, *options])
+
     def invoke(self, ctx: Any) -> Any:
         progress.show_by(_bar)
         try:
             return super().invoke(ctx)
         except JudgeError as error:
             fail(str(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            fail("interrupted: what is written is whole, and the same command goes on from there.")
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            fail(f"{error.filename or 'the output'} cannot be written: {error.strerror}; what is written is whole.")
             raise typer.Exit(1) from None
 
 

@@ -11,7 +11,7 @@ from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt import questions, records
 from vllm_judge.tokencourt.choices import Split
 from vllm_judge.tokencourt.court import Verdict
-from vllm_judge.tokencourt.label.answers import verdict_on
+from vllm_judge.tokencourt.final_answer import verdict_on
 from vllm_judge.tokencourt.questions import question_key
 from vllm_judge.tokencourt.tokenizer import prompt_ids
 

@@ -12,6 +12,7 @@ from vllm_judge.demo.outcome import Outcome
 from vllm_judge.demo.world import problems
 from vllm_judge.measuring.provenance import about
 from vllm_judge.measuring.statistics import Estimate, accuracy, mcnemar, paired_difference
+from vllm_judge.progress import bar
 
 SPLIT = "test"  # never seen in training
 MAX_NUM_SEQS = 64
@@ -36,8 +37,14 @@ def measure(
     """
     asked, models = problems(n, seed, SPLIT, world), trio.TRIOS[world]
     for name, speculative_config in configurations(models, heads, num_speculative_tokens).items():
-        with Engine(speculative_config, MAX_NUM_SEQS, models.target) as engine:
-            yield name, engine.solve(asked)
+        with bar(f"loading, {name}", 1) as advance:
+            engine = Engine(speculative_config, MAX_NUM_SEQS, models.target)
+            advance()
+        with engine:
+            with bar(f"solving, {name}", 1) as advance:
+                outcome = engine.solve(asked)
+                advance()
+            yield name, outcome
 
 
 def write_json(path: Path, outcomes: dict[str, Outcome], settings: dict[str, Any]) -> None:

@@ -4,8 +4,12 @@ import atexit
 import weakref
 from typing import Any
 
+from pydantic import ValidationError
 from vllm import LLM
 from vllm.platforms import current_platform
+
+from vllm_judge.errors import JudgeError
+from vllm_judge.progress import bar
 
 JOIN_SECONDS = 10.0
 
@@ -17,8 +21,18 @@ def start(**options: Any) -> LLM:
     exception" and exit status 134. Why: vLLM's client does not wait for its output thread when it shuts down, and a
     thread that frees tensors while Python ends is torn out of C++ code. How: the engine is stopped, and the thread
     waited for, while Python still runs. Until: vLLM joins the thread itself.
+
+    Raises:
+        JudgeError: vLLM or the judge refuses the options, or the engine fails as it starts.
     """
-    llm = LLM(**options)
+    try:
+        with bar(f"loading {options['model']}", 1) as advance:
+            llm = LLM(**options)
+            advance()
+    except Exception as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = said.removeprefix("Value error, ").strip().split("\n")[0] or type(error).__name__
+        raise JudgeError(f"the engine of {options['model']} does not start: {reason}") from error
     reference = weakref.ref(llm)
     atexit.register(lambda: stop(still) if (still := reference()) else None)
     return llm

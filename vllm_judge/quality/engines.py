@@ -9,9 +9,8 @@ import requests as http
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
-from pydantic import ValidationError
 
-from vllm_judge.errors import JudgeConfigError, JudgeError
+from vllm_judge.errors import JudgeError
 from vllm_judge.quality.counters import Counters
 
 HTTP_TIMEOUT = 3600  # seconds for one answer: a slow machine with many requests in flight
@@ -82,7 +81,7 @@ class ServedEngine(Engine):
     def __init__(self, url: str, model: str | None, chat: bool, max_tokens: int, concurrency: int):
         super().__init__()
         self.url = url.rstrip("/").removesuffix("/v1")
-        self.name = model or self._get("/v1/models").json()["data"][0]["id"]
+        self.name = model or self._served_model()
         self.counters()
         kind, path = ("local-chat-completions", "chat/completions") if chat else ("local-completions", "completions")
         self._lm: Any = get_model(kind).create_from_arg_obj(
@@ -97,6 +96,12 @@ class ServedEngine(Engine):
             }
         )
         self.apply_chat_template = self._lm.apply_chat_template
+
+    def _served_model(self) -> str:
+        try:
+            return str(self._get("/v1/models").json()["data"][0]["id"])
+        except (ValueError, LookupError, TypeError):
+            raise JudgeError(f"{self.url}/v1/models names no model: say with --model what is served there.") from None
 
     def answer(self, asked: list[Instance]) -> list[str]:
         try:
@@ -137,13 +142,7 @@ class OfflineEngine(Engine):
 
         super().__init__()
         self.name = options["model"]
-        try:
-            self._llm = offline.start(**options, disable_log_stats=False)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise JudgeError(f"the engine cannot start: {reason}") from None
-        except JudgeConfigError as error:
-            raise JudgeError(f"the engine cannot start: {error}") from None
+        self._llm = offline.start(**options, disable_log_stats=False)
         self._chat, self._max_tokens = chat, max_tokens
         self.counters()
 

@@ -10,6 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Message
+from vllm_judge.tokencourt.court import Text as NonEmpty
+from vllm_judge.tokencourt.tokenizer import prompt_ids as chat_prompt_ids
+from vllm_judge.tokencourt.tokenizer import text_tokens
 
 UNNAMED = "unnamed"
 
@@ -42,10 +46,10 @@ class TextLine(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str | None = Field(default=None, min_length=1)
-    messages: list[dict[str, str]] | None = Field(default=None, min_length=1)
-    text: str = Field(min_length=1)
-    author: str = Field(default=UNNAMED, min_length=1)
+    prompt: NonEmpty | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    text: NonEmpty
+    author: NonEmpty = UNNAMED
 
     @model_validator(mode="after")
     def _one_prompt(self) -> "TextLine":
@@ -54,21 +58,30 @@ class TextLine(BaseModel):
         return self
 
 
-def read_texts(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
-    """The texts of a JSONL file, see `TextLine`.
+def read_lines(path: Path) -> list[TextLine]:
+    """The lines of a JSONL file.
 
     Raises:
-        JudgeError: the file cannot be read, or a line is no text.
-        JudgeError: the file holds no text, or one without tokens.
+        JudgeError: the file cannot be read, a line is no text, or there is none.
+    """
+    lines = records.read(path, TextLine)
+    if not lines:
+        raise JudgeError(f"{path} holds no text.")
+    return lines
+
+
+def texts_of(path: Path, lines: Sequence[TextLine], tokenizer: PreTrainedTokenizerBase) -> list[Text]:
+    """The texts of a file's lines, in the target's tokens.
+
+    Raises:
+        JudgeError: a prompt or a text holds no token, or the chat template fails on a conversation.
     """
     texts = []
-    for number, line in enumerate(records.read(path, TextLine), 1):
+    for number, line in enumerate(lines, 1):
         try:
             texts.append(tokenized(line, tokenizer))
         except JudgeError as error:
             raise JudgeError(f"{path}, line {number}: {error}") from None
-    if not texts:
-        raise JudgeError(f"{path} holds no text.")
     return texts
 
 
@@ -82,12 +95,11 @@ def tokenized(line: TextLine, tokenizer: PreTrainedTokenizerBase) -> Text:
         prompt = line.prompt or ""
         prompt_ids = tokenizer.encode(prompt)
     else:
-        prompt = str(tokenizer.apply_chat_template(line.messages, add_generation_prompt=True, tokenize=False))
-        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+        prompt_ids = chat_prompt_ids(line.messages, tokenizer, None, line.author)
+        prompt = str(tokenizer.decode(prompt_ids, clean_up_tokenization_spaces=False))
     if not tokenizer.is_fast:
         raise JudgeError("the target's tokenizer cannot tell which characters belong to which token (it is not fast).")
-    encoded = tokenizer(line.text, add_special_tokens=False, return_offsets_mapping=True)
-    token_ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    token_ids, offsets = text_tokens(line.text, tokenizer)
     if not prompt_ids or not token_ids:
         raise JudgeError("the prompt or the text holds no token.")
     return Text(line.author, prompt, prompt_ids, token_ids, _pieces(line.text, offsets))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.progress import bar
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer
@@ -30,12 +31,15 @@ class Job:
     @property
     def id(self) -> str:
         """The answer's id: the same job has the same one in every run."""
-        return f"{self.question.id}#{self.model}#t{self.temperature:g}#{self.sample}"
+        return self._named(self.question.id).decode()
 
     @property
     def seed(self) -> int:
         """Differs from sample to sample and is the same in every run."""
-        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:4]) >> 1
+        return int.from_bytes(hashlib.sha256(self._named(self.question.source or self.question.id)).digest()[:4]) >> 1
+
+    def _named(self, question: str) -> bytes:
+        return f"{question}#{self.model}#t{self.temperature:g}#{self.sample}".encode()
 
     def answer(self, text: str, finish_reason: str | None) -> Answer:
         """The finished job."""
@@ -117,9 +121,12 @@ def answer_offline(jobs: Iterable[Job], output: Path, max_tokens: int, engine: d
     Raises:
         JudgeError: the file cannot be written.
     """
-    from vllm import SamplingParams
+    try:
+        from vllm import SamplingParams
 
-    from vllm_judge.engine import offline
+        from vllm_judge.engine import offline
+    except ImportError:
+        raise JudgeError("vLLM is not installed: install it, or name an --endpoint.") from None
 
     with records.Appender[Answer](output) as appender:
         before, missing = _missing(jobs, output)
@@ -138,8 +145,17 @@ def answer_offline(jobs: Iterable[Job], output: Path, max_tokens: int, engine: d
 
 
 def _missing(jobs: Iterable[Job], output: Path) -> tuple[int, list[Job]]:
-    """How many of the jobs the file holds already, and the others."""
-    wanted = list(jobs)
-    there = {line.record.id for line in records.scan(output, Answer) if line.record}
+    """How many of the jobs the file holds already, and the others.
+
+    Raises:
+        JudgeError: the file cannot be read, or holds an answer to another question under the id of one of the jobs.
+    """
+    wanted = {job.id: job for job in jobs}.values()  # an option that is given twice asks once
+    there = {line.record.id: line.record.messages for line in records.scan(output, Answer) if line.record}
+    for job in wanted:
+        if there.get(job.id, job.question.messages) != job.question.messages:
+            raise JudgeError(
+                f"{output} holds another question's answer under the id {job.id!r}: choose another file with -o."
+            )
     missing = [job for job in wanted if job.id not in there]
     return len(wanted) - len(missing), missing

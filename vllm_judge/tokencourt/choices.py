@@ -9,6 +9,7 @@ class Check(StrEnum):
     """How a final answer is compared with the reference."""
 
     number = "number"
+    math = "math"
     choice = "choice"
     exact = "exact"
 

@@ -121,14 +121,12 @@ def read_court(path: Path) -> list[Answer]:
     """All answers of a court file.
 
     Raises:
-        JudgeError: the file cannot be read, a line is bad, or two lines have one id.
+        JudgeError: the file cannot be read, a line is bad, two lines have one id, or there is none.
     """
     answers = records.read(path, Answer)
-    seen: set[str] = set()
-    for answer in answers:
-        if answer.id in seen:
-            raise JudgeError(f"{path} holds the id {answer.id!r} twice: ids must be unique.")
-        seen.add(answer.id)
+    if not answers:
+        raise JudgeError(f"{path} holds no answer.")
+    records.refuse_repeated_ids(path, answers)
     return answers
 
 

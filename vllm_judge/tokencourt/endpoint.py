@@ -5,8 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.court import Message
@@ -14,21 +15,28 @@ from vllm_judge.tokencourt.court import Message
 J = TypeVar("J")
 # A server that is down fails every request: so many failures in a row end the run instead of going through the rest.
 FAILURES_IN_A_ROW = 20
+OF_NO_USE = (401, 402, 403, 404)  # the next request would be refused too: no right, no credit, no such model
+LONGEST_REASON = 300  # characters of what a server says
 
 
 class RequestError(RuntimeError):
-    """One request that came to nothing.
-
-    The message says why in a few words, the same words for the same reason; `detail` is what the endpoint said.
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason)
-        self.detail = detail
+    """One request that came to nothing; the message says why, behind "the endpoint", in the server's words if any."""
 
 
 class _Said(BaseModel):
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Any] | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: Any) -> Any:
+        """Some servers send the text in parts."""
+        if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            return "".join(str(part.get("text", "")) for part in content)
+        return content
 
 
 class Choice(BaseModel):
@@ -37,14 +45,36 @@ class Choice(BaseModel):
     message: _Said
     finish_reason: str | None = None
 
+    @field_validator("finish_reason", mode="before")
+    @classmethod
+    def _named(cls, reason: Any) -> Any:
+        return reason if isinstance(reason, str) else None
+
     @property
     def text(self) -> str:
         """The answer's text."""
         return self.message.content or ""
 
+    @property
+    def missing(self) -> str | None:
+        """Why there is no text, None where there is."""
+        if self.text.strip():
+            return None
+        if self.message.refusal:
+            return "refuses to answer"
+        if self.message.tool_calls or self.finish_reason == "tool_calls":
+            return "calls a tool instead of answering"
+        if self.finish_reason == "content_filter":
+            return "filters the whole answer out"
+        if self.message.reasoning_content or self.message.reasoning:
+            ended = "comes to the token limit within" if self.finish_reason == "length" else "gives nothing but"
+            return f"{ended} its reasoning"
+        return "answers nothing"
+
 
 class _Reply(BaseModel):
-    choices: list[Choice]
+    choices: list[Choice] | None = None
+    error: Any = None
 
 
 class Endpoint:
@@ -59,7 +89,7 @@ class Endpoint:
     The key is what the environment variable OPENAI_API_KEY holds.
 
     Raises:
-        JudgeError: the package openai is not installed.
+        JudgeError: the package openai is not installed, or the key or the address cannot be one.
     """
 
     def __init__(self, url: str, model: str, timeout: float = 120.0, retries: int = 5):
@@ -71,6 +101,10 @@ class Endpoint:
         self._openai = openai
         # A key is required by the client, not by a server of one's own.
         key = os.environ.get("OPENAI_API_KEY") or "none"
+        if not (key.isascii() and key.isprintable()):
+            raise JudgeError("OPENAI_API_KEY holds a character that no key has: copy it anew.")
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise JudgeError(f"an endpoint begins with http:// or https://, found {url!r}.")
         self._client = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
 
     async def complete(self, messages: Sequence[Message], **options: Any) -> Choice:
@@ -82,7 +116,7 @@ class Endpoint:
 
         Raises:
             RequestError: no usable reply, after all retries.
-            JudgeError: the endpoint refuses every request: a wrong key, model or address.
+            JudgeError: the endpoint refuses every request: a wrong key, no credit, no such model or address.
         """
         chat: Any = [message.model_dump() for message in messages]
         create = self._client.chat.completions.with_raw_response.create
@@ -93,20 +127,36 @@ class Endpoint:
         except self._openai.APIConnectionError:
             raise RequestError("cannot be reached") from None
         except self._openai.APIStatusError as error:
-            if error.status_code in (401, 403, 404):
-                raise JudgeError(f"{self.url} refuses requests to the model {self.model}: {error.message}") from None
-            raise RequestError(f"answers HTTP {error.status_code}", error.message) from None
+            said = f"HTTP {error.status_code}{_reason(error.body)}"
+            if error.status_code in OF_NO_USE:
+                raise JudgeError(f"{self.url} refuses requests to the model {self.model}: {said}") from None
+            raise RequestError(f"answers {said}") from None
+        except (self._openai.OpenAIError, ValueError):
+            raise RequestError("answers something that is no chat completion") from None
         try:
-            choices = _Reply.model_validate_json(raw.http_response.content).choices
+            reply = _Reply.model_validate_json(raw.http_response.content)
         except ValidationError:
             raise RequestError("answers something that is no chat completion") from None
-        if not choices or not choices[0].text.strip():
+        if reply.error:
+            raise RequestError(f"answers an error{_reason(reply.error)}")
+        if not reply.choices:
             raise RequestError("answers nothing")
-        return choices[0]
+        if missing := reply.choices[0].missing:
+            raise RequestError(missing)
+        return reply.choices[0]
 
     async def close(self) -> None:
         """Ends the connections."""
         await self._client.close()
+
+
+def _reason(said: Any) -> str:
+    """What a server says of an error, in a line; nothing where it is a page of a proxy's."""
+    if isinstance(said, dict):
+        inner = said.get("error", said)
+        said = inner.get("message", inner) if isinstance(inner, dict) else inner
+    text = " ".join(str(said or "").split())
+    return f": {text[:LONGEST_REASON]}" if text and not text.startswith("<") else ""
 
 
 async def ask_all(
@@ -140,8 +190,7 @@ async def ask_all(
                 failures[str(error)] += 1
                 in_a_row += 1
                 if in_a_row >= FAILURES_IN_A_ROW:
-                    said = f": {error.detail}" if error.detail else "."
-                    raise JudgeError(f"the endpoint failed {in_a_row} times in a row: it {error}{said}") from None
+                    raise JudgeError(f"the endpoint failed {in_a_row} times in a row: it {error}.") from None
             advance()
 
     try:

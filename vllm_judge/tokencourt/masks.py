@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.errors import MaskError
 from vllm_judge.tokencourt.court import Answer, Verdict
+from vllm_judge.tokencourt.tokenizer import text_tokens
 
 RIGHT, WRONG, IGNORED = 1, 0, -1
 
@@ -49,15 +50,14 @@ def label_tokens(
     """
     if not tokenizer.is_fast:
         raise MaskError(f"{tokenizer.name_or_path} is no fast tokenizer: only those tell where tokens lie.")
-    encoded = tokenizer(answer.answer, add_special_tokens=False, return_offsets_mapping=True)
-    spans = encoded["offset_mapping"]
+    ids, spans = text_tokens(answer.answer, tokenizer)
     labels = [_label(answer, start, end, after) for start, end in spans]
     if answer.mistake is not None and WRONG not in labels:
         raise MaskError(
             f"the mistake of {answer.id!r}, characters {answer.mistake.start} to {answer.mistake.end}, "
             f"fits no token of the tokenizer {tokenizer.name_or_path}."
         )
-    return LabelledTokens(encoded["input_ids"], labels)
+    return LabelledTokens(ids, labels)
 
 
 def _label(answer: Answer, start: int, end: int, after: AfterMistake) -> int:

@@ -47,6 +47,7 @@ class Line(Generic[R]):
     number: int
     record: R | None
     problems: tuple[Problem, ...] = ()
+    is_cut_off: bool = False
 
 
 def scan(path: Path, kind: type[R]) -> Iterator[Line[R]]:
@@ -84,18 +85,54 @@ def write(path: Path, records: Iterable[BaseModel]) -> None:
     Raises:
         JudgeError: the file cannot be written; what it held before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    place = path.resolve()  # what a link points to is replaced, not the link
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             for record in records:
                 file.write(_encode(record))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(place)
     except OSError as error:
         raise JudgeError(f"{path} cannot be written: {error.strerror}. It is as it was before.") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_repeated_ids(path: Path, found: Iterable[Any]) -> None:
+    """Refuses records of a file of which two have one `id`.
+
+    Raises:
+        JudgeError: two have.
+    """
+    seen: set[str] = set()
+    for one in found:
+        if one.id in seen:
+            raise JudgeError(f"{path} holds the id {one.id!r} twice: ids must be unique.")
+        seen.add(one.id)
+
+
+def json_value(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, or holds a number or nesting beyond what can be read; the message says it in words.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"it holds a number that is too long ({error})") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, in words."""
+    field, message = _explain(error.errors()[0])
+    return f"{field}: {message}" if field else message
 
 
 def repair(path: Path) -> str | None:
@@ -163,6 +200,8 @@ class Appender(Generic[R]):
         if _is_json(tail):
             self._write(b"\n")
             return f"{self.path}: added the missing newline after the last line."
+        if not _is_cut_off(tail):
+            raise JudgeError(f"{self.path} is no JSONL: its last line is no record, nor the beginning of one.")
         aside = self.path.with_name(self.path.name + ".cut")
         with aside.open("ab") as file:
             file.write(tail + b"\n")
@@ -202,9 +241,14 @@ def _encode(record: BaseModel) -> bytes:
 
 def _is_json(raw: bytes) -> bool:
     try:
-        return isinstance(json.loads(raw), dict)
+        return isinstance(json_value(raw), dict)
     except ValueError:
         return False
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a line is the beginning of a record, as a kill leaves it: no other text is taken for one."""
+    return not line.endswith(b"\n") and line.startswith(b"{") and not _is_json(line)
 
 
 def _refuse_other_encodings(path: Path, head: bytes) -> None:
@@ -214,15 +258,15 @@ def _refuse_other_encodings(path: Path, head: bytes) -> None:
 
 
 def _parse(path: Path, number: int, raw: bytes, kind: type[R]) -> Line[R]:
-    if not raw.endswith(b"\n") and not _is_json(raw):
-        return Line(number, None, (Problem(number, "", CUT_OFF.format(path=path)),))
+    if _is_cut_off(raw):
+        return Line(number, None, (Problem(number, "", CUT_OFF.format(path=path)),), is_cut_off=True)
     try:
-        value = json.loads(raw.decode())
+        value = json_value(raw.decode())
     except UnicodeDecodeError as error:
         found = f"byte {error.start + 1} ({raw[error.start]:#04x}) is not UTF-8"
         return Line(number, None, (Problem(number, "", found),))
-    except json.JSONDecodeError as error:
-        return Line(number, None, (Problem(number, "", f"not JSON: {error.msg} at column {error.colno}"),))
+    except ValueError as error:
+        return Line(number, None, (Problem(number, "", f"not JSON: {error}"),))
     try:
         return Line(number, kind.model_validate(value))
     except ValidationError as error:

@@ -21,10 +21,26 @@ def load_tokenizer(name: str, option: str = "--tokenizer") -> PreTrainedTokenize
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
+        if not Path(name).is_dir():
+            raise JudgeError(f"{option}: {name} is no folder, and no repository on the Hub that can be read.") from None
         raise JudgeError(f"{option}: the tokenizer {name} cannot be loaded: {str(error).splitlines()[0]}") from None
     if not tokenizer.is_fast:
         raise JudgeError(f"{option}: {name} is no fast tokenizer: only those tell where tokens lie in a text.")
     return tokenizer
+
+
+def text_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
+    """The N token ids of a text, and the characters [start, end) of each.
+
+    A special token's name that is written in the text is text: the model writes such words letter by letter, or it
+    would have ended there.
+
+    Args:
+        text: of an answer, without its prompt.
+        tokenizer: a fast one.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True)
+    return encoded["input_ids"], encoded["offset_mapping"]
 
 
 def prompt_ids(

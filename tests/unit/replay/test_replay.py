@@ -26,7 +26,7 @@ from vllm_judge.demo.tokenizer import train_tokenizer
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import logit
 from vllm_judge.replay import verifier as replay
-from vllm_judge.replay.texts import read_texts
+from vllm_judge.replay.texts import read_lines, texts_of
 from vllm_judge.replay.verifier import Verifier, cycles
 
 
@@ -120,7 +120,8 @@ def write(path: Path, *lines: dict[str, object]) -> Path:
 @pytest.mark.parametrize("text", ["plain words", " Größe: 5 µm\n\n", "a 🙂 b", "日本語 and\ttabs  "])
 def test_the_pieces_make_up_the_text(tmp_path, text):
     tokenizer = train_tokenizer(["plain words and tabs"])
-    [found] = read_texts(write(tmp_path / "texts.jsonl", {"prompt": "a", "text": text}), tokenizer)
+    path = write(tmp_path / "texts.jsonl", {"prompt": "a", "text": text})
+    [found] = texts_of(path, read_lines(path), tokenizer)
     assert "".join(found.pieces) == text
     assert len(found.pieces) == len(found.token_ids)
     assert found.author == "unnamed"
@@ -129,7 +130,8 @@ def test_the_pieces_make_up_the_text(tmp_path, text):
 def test_messages_go_through_the_chat_template(tmp_path):
     tokenizer = train_tokenizer(["plain words"])
     line = {"messages": [{"role": "user", "content": "words"}], "text": "plain"}
-    [found] = read_texts(write(tmp_path / "texts.jsonl", line), tokenizer)
+    path = write(tmp_path / "texts.jsonl", line)
+    [found] = texts_of(path, read_lines(path), tokenizer)
     assert found.prompt == "<|user|>words<|assistant|>"
     assert tokenizer.decode(found.prompt_ids) == found.prompt
 
@@ -139,6 +141,8 @@ def test_messages_go_through_the_chat_template(tmp_path):
     [
         ('{"text": "w5"}', "line 1: give either `prompt` or `messages`."),
         ('{"prompt": "w5"}', "line 1: text: is missing."),
+        ('{"messages": [{"content": "w5"}], "text": "w6"}', "line 1: messages.0.role: is missing."),
+        ('{"prompt": "w5", "text": "w6 \\ud83d"}', "line 1: text: holds half a character"),
         ("w5", "line 1: not JSON: Expecting value at column 1."),
         ('{"prompt": "w5", "text": " "}', "line 1: the prompt or the text holds no token."),
         (None, "holds no text."),
@@ -148,7 +152,7 @@ def test_a_line_that_is_no_text_is_named(tmp_path, verifier, line, message):
     path = tmp_path / "texts.jsonl"
     path.write_text("" if line is None else line + "\n")
     with pytest.raises((JudgeError, JudgeError), match=re.escape(message)):
-        read_texts(path, verifier.tokenizer)
+        texts_of(path, read_lines(path), verifier.tokenizer)
 
 
 def test_a_text_beyond_the_targets_context_is_refused(verifier):

@@ -202,11 +202,25 @@ def test_no_other_page_can_reach_the_server(serve):
             assert urllib.request.urlopen(request, timeout=30).status == status
         except urllib.error.HTTPError as error:
             assert error.code == status
-    form = urllib.request.Request(
-        f"{server.url}/api/answers/0?annotator=alice", b'{"verdict": "right"}', {"Content-Type": "text/plain"}
-    )
-    with pytest.raises(urllib.error.HTTPError, match="422"):
-        urllib.request.urlopen(form, timeout=30)
+    change = f"{server.url}/api/undo?annotator=alice"
+    own, json_type = server.url, "application/json"
+    for origin, kind, body, status in (
+        (own, json_type, b"{}", 200),
+        ("https://evil.example", json_type, b"{}", 403),
+        ("null", json_type, b"{}", 403),
+        (None, json_type, b"{}", 403),
+        (f"http://localhost:{server.port}", json_type, b"{}", 403),
+        (own, "text/plain", b"{}", 415),
+        (own, "application/x-www-form-urlencoded", b"{}", 415),
+        (own, json_type, b"", 422),
+        (own, json_type, b'{"id": 1}', 422),
+    ):
+        headers = {"Content-Type": kind} | ({"Origin": origin} if origin else {})
+        request = urllib.request.Request(change, body, headers)
+        try:
+            assert urllib.request.urlopen(request, timeout=30).status == status
+        except urllib.error.HTTPError as error:
+            assert error.code == status, (origin, kind, body)
     listening = [connection for connection in _listeners(server.process.pid) if connection[1] == server.port]
     assert listening == [("127.0.0.1", server.port)]
 

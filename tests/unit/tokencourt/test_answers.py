@@ -28,6 +28,8 @@ from vllm_judge.cli import app as vllm_judge_app
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.choices import Check, Split
 from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict, read_court
+from vllm_judge.tokencourt.endpoint import Choice
+from vllm_judge.tokencourt.label.answers import final_verdict
 from vllm_judge.tokencourt.label.llm import Refusal, apply
 from vllm_judge.tokencourt.questions import Question
 
@@ -82,9 +84,19 @@ class Server:
                 return JSONResponse({"error": {"message": "out of memory"}}, status_code=500)
             case "missing":
                 return JSONResponse({"error": {"message": "The model `missing` does not exist."}}, status_code=404)
+            case "small":
+                said = {"error": {"message": "maximum context length is 10 tokens", "code": "context_length_exceeded"}}
+                return JSONResponse(said, status_code=400)
+            case "quota":
+                return {"error": {"message": "quota exceeded", "code": 402}}
+            case "proxy":
+                return HTMLResponse(f"<html>{'x' * 5000}</html>", status_code=502)
+            case "broke":
+                return JSONResponse({"error": {"message": "insufficient credits"}}, status_code=402)
             case "annotator":
                 text = self.annotate(question)
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        ended = "content_filter" if model == "filtered" else "stop"
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended}
         return {"id": "1", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
 
     def annotate(self, prompt: str) -> str:
@@ -277,7 +289,83 @@ def test_an_annotator_labels_what_it_can_quote_and_the_rest_stays_as_it_was(serv
     assert asked == 5
     assert server.bodies[0]["response_format"]["json_schema"]["strict"] is True
     assert run(*arguments)[0] == 0
-    assert len(server.bodies) == asked
+    assert len(server.bodies) == asked + 3  # those that were refused, and no other
+    assert {one.id: one for one in read_court(out)} == labelled
+    code, output = run(*arguments[:-1], "another")
+    assert code == 1 and "choose another file with -o for llm:another" in output
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        ('```json\n{"verdict": "right", "before": "", "mistake": ""}\n```', Verdict.right),
+        ('```\n{"verdict": "right", "before": "", "mistake": ""}```', Verdict.right),
+        ('<think>{"verdict": "wrong"}</think>\n{"verdict": "right", "before": "", "mistake": ""}', Verdict.right),
+    ],
+)
+def test_what_models_write_around_json_is_passed_over(reply, label):
+    assert apply(answer("1", "All is well."), reply, "llm:x").verdict == label
+
+
+def test_an_annotator_of_no_use_ends_with_an_error(server, tmp_path):
+    path, out = tmp_path / "court.jsonl", tmp_path / "labelled.jsonl"
+    records.write(path, [answer("1", "Hot coal is red.")])
+    arguments = ["label", "llm", str(path), "-o", str(out), "--endpoint", server.url, "--model", "annotator"]
+    code, output = run(*arguments)
+    assert code == 1
+    assert output.splitlines()[-1].startswith("vllm-judge: annotator gave no reply that could be used")
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ({"message": {"content": None, "reasoning_content": "hm"}}, "gives nothing but its reasoning"),
+        (
+            {"message": {"content": None, "reasoning": "hm"}, "finish_reason": "length"},
+            "comes to the token limit within its reasoning",
+        ),
+        ({"message": {"content": None, "refusal": "No."}}, "refuses to answer"),
+        ({"message": {"content": None, "tool_calls": [{"id": "1"}]}}, "calls a tool instead of answering"),
+        ({"message": {"content": ""}, "finish_reason": "content_filter"}, "filters the whole answer out"),
+        ({"message": {"content": None}}, "answers nothing"),
+        ({"message": {"content": "Well."}, "finish_reason": 0}, None),
+        ({"message": {"content": [{"type": "text", "text": "We"}, {"type": "text", "text": "ll."}]}}, None),
+    ],
+)
+def test_a_reply_without_a_text_has_a_name(choice, reason):
+    found = Choice.model_validate(choice)
+    assert found.missing == reason
+    assert reason or found.text == "Well."
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("small", "1 requests failed: the endpoint answers HTTP 400: maximum context length is 10 tokens."),
+        ("quota", "1 requests failed: the endpoint answers an error: quota exceeded."),
+        ("proxy", "1 requests failed: the endpoint answers HTTP 502."),
+        ("broke", "refuses requests to the model broke: HTTP 402: insufficient credits"),
+    ],
+)
+def test_the_servers_own_reason_is_shown(server, questions, model, sentence):
+    records.write(questions, records.read(questions, Question)[:1])
+    code, output = run(*command(server, questions, model, "--samples", "1", "--retries", "0"))
+    assert code == 1
+    assert sentence in output
+
+
+def test_an_answer_that_a_filter_cut_is_kept_and_not_judged(server, questions):
+    records.write(questions, records.read(questions, Question)[:1])
+    assert run(*command(server, questions, "filtered", "--samples", "1"))[0] == 0
+    [found] = read_court(questions.with_name("court.jsonl"))
+    assert final_verdict(found) == Verdict.unknown
+
+
+def test_a_key_that_cannot_be_one_is_one_sentence(questions, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-\N{GREEK SMALL LETTER ALPHA}")
+    out = str(questions.with_name("c.jsonl"))
+    code, output = run("court", "answers", str(questions), "-o", out, "--model", "m", "--endpoint", "http://x/v1")
+    assert (code, output) == (1, "vllm-judge: OPENAI_API_KEY holds a character that no key has: copy it anew.\n")
 
 
 @pytest.mark.parametrize(

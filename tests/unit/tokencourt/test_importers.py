@@ -49,8 +49,10 @@ def test_processbench_gives_1400_answers_with_their_spans(tmp_path):
     ("record", "finding"),
     [
         ({"label": 2}, "record 0: label 2 names none of its steps."),
-        ({"steps": "one"}, "record 0: steps: Input should be a valid list."),
+        ({"steps": "one"}, "record 0: steps: Input should be a valid list, found 'one'."),
         ({"label": None}, "record 0: label: "),
+        ({"steps": ["a", ""]}, "record 0: steps.1: "),
+        ({"steps": ["a \ud83d"]}, "record 0: steps.0: holds half a character"),
     ],
 )
 def test_a_file_that_is_not_processbench_is_one_sentence(tmp_path, record, finding):

@@ -71,7 +71,10 @@ def test_a_function_of_ones_own_is_found_in_the_working_directory(tmp_path, monk
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("nowhere:label", "is no function MODULE:NAME that can be imported: No module named 'nowhere'"),
+        (
+            "nowhere:label",
+            "is no function MODULE:NAME that can be imported: ModuleNotFoundError: No module named 'nowhere'",
+        ),
         ("json:nothing", "is no function MODULE:NAME that can be imported"),
         ("json:__name__", "is no function."),
         ("json:loads", "json:loads fails on '1': TypeError"),

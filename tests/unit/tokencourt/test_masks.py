@@ -131,3 +131,15 @@ def test_a_label_that_fits_no_token_is_one_sentence():
     with pytest.raises(MaskError) as refused:
         label_tokens(answer("a  b", mistake=Span(start=1, end=2)), words)
     assert str(refused.value) == "the mistake of '1', characters 1 to 2, fits no token of the tokenizer words."
+
+
+def test_a_special_token_that_is_written_in_an_answer_is_text():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="</s>")
+    chat = [Message(role="user", content="How many?")]
+    text = "Tom </s> has 7."
+    labelled = label_tokens(
+        Answer(id="a", messages=chat, answer=text, model="m", verdict="right", labelled_by="me"), tokenizer
+    )
+    assert tokenizer.eos_token_id not in labelled.ids
+    assert tokenizer.decode(labelled.ids) == text
+    assert set(labelled.labels) == {1}

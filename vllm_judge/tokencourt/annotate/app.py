@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -29,6 +30,12 @@ class Said(BaseModel):
     last: int | None = None
 
 
+class Nothing(BaseModel):
+    """The body of a change that says nothing but itself: {}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 def annotation_app(
     court: Path,
     answers: list[Answer],
@@ -44,11 +51,24 @@ def annotation_app(
         notebooks: an open one for each annotator.
         tokenizer: cuts answers into tokens; words without one.
         allowed_hosts: the names that the server may be called by. Without this check any web page that the browser
-            has open could reach a server on localhost under a name of its own.
+            has open could reach a server on localhost under a name of its own. A change must be JSON and have an Origin
+            that is the Host besides, or such a page could have the browser send one here.
     """
     app = FastAPI(title="vllm-judge annotate", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
     index_of = {answer.id: index for index, answer in enumerate(answers)}
+
+    @app.middleware("http")
+    async def only_by_the_page(request: Request, call_next: Any) -> Any:
+        """A change comes as JSON, which no other page's form can send, and from this very page."""
+        if request.method not in ("GET", "HEAD"):
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                return JSONResponse({"detail": f"a change is sent as application/json, found {kind!r}"}, 415)
+            origin = request.headers.get("origin")
+            if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+                return JSONResponse({"detail": f"a change comes from the page itself, found the origin {origin}"}, 403)
+        return await call_next(request)
 
     def named(annotator: Annotated[str, Query()]) -> str:
         if annotator not in notebooks:
@@ -111,7 +131,7 @@ def annotation_app(
         return overview(annotator)
 
     @app.post("/api/undo")
-    async def undo(annotator: Annotator) -> dict[str, Any]:
+    async def undo(annotator: Annotator, nothing: Nothing) -> dict[str, Any]:
         id = notebooks[annotator].undo()
         return {**overview(annotator), "number": index_of.get(id) if id else None}
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.tokencourt.court import Span
+from vllm_judge.tokencourt.tokenizer import text_tokens
 
 
 def pieces_of(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[Span]:
@@ -19,7 +20,7 @@ def pieces_of(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[Span
     if tokenizer is None:
         starts = [match.start() for match in re.finditer(r"\S+", text)]
     else:
-        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        _, offsets = text_tokens(text, tokenizer)
         starts = [start for start, end in offsets if text[start:end].strip()]
     bounds = sorted({0, *starts[1:], len(text)})
     return [Span(start=start, end=end) for start, end in pairwise(bounds)]

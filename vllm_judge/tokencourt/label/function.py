@@ -22,8 +22,10 @@ def load_function(name: str) -> Labeller:
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise JudgeError(f"{name!r} is no function MODULE:NAME that can be imported: {error}.") from None
+    except Exception as error:  # whatever the module does when it is imported, a syntax error among it
+        raise JudgeError(
+            f"{name!r} is no function MODULE:NAME that can be imported: {type(error).__name__}: {error}."
+        ) from None
     finally:
         sys.path.pop(0)
     if not callable(found):

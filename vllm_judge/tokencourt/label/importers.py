@@ -1,6 +1,5 @@
 """Labels that others published: ProcessBench's, by human experts, and AutoJudge's, mined from a pair of models."""
 
-import json
 import pickle
 import re
 from collections import Counter
@@ -13,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.errors import JudgeError
-from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
+from vllm_judge.tokencourt import records
+from vllm_judge.tokencourt.court import Answer, Message, Span, Text, Verdict
 from vllm_judge.tokencourt.label.mismatches import Mismatch, important_answers, text_of
 
 STEP_SEPARATOR = "\n\n"
@@ -24,10 +24,10 @@ class ProcessBenchRecord(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str
-    generator: str
-    problem: str
-    steps: list[str] = Field(min_length=1)
+    id: Text
+    generator: Text
+    problem: Text
+    steps: list[Text] = Field(min_length=1)
     label: int = Field(ge=-1)
     final_answer_correct: bool
 
@@ -39,7 +39,7 @@ def import_processbench(path: Path) -> Iterator[Answer]:
         JudgeError: the file is not ProcessBench's; the message names the record and the field.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = records.json_value(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise JudgeError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(rows, list):
@@ -48,9 +48,7 @@ def import_processbench(path: Path) -> Iterator[Answer]:
         try:
             record = ProcessBenchRecord.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the record"
-            raise JudgeError(f"{path}, record {number}: {field}: {first['msg']}.") from None
+            raise JudgeError(f"{path}, record {number}: {records.explain(error)}.") from None
         if record.label >= len(record.steps):
             raise JudgeError(f"{path}, record {number}: label {record.label} names none of its steps.")
         yield _from_steps(record)
@@ -116,9 +114,7 @@ def import_autojudge(path: Path, tokenizer: PreTrainedTokenizerBase, skipped: Co
         try:
             record = AutoJudgeRecord.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise JudgeError(f"{path}, record {number}: {field}: {first['msg']}.") from None
+            raise JudgeError(f"{path}, record {number}: {records.explain(error)}.") from None
         ids = record.current_response.flatten().tolist()
         if header_end not in ids:
             raise JudgeError(f"{path}, record {number}: its sequence has no chat turn in this tokenizer's tokens.")

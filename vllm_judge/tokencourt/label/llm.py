@@ -1,14 +1,16 @@
 """An annotator model marks the first mistake; its reply is taken word for word or not at all."""
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vllm_judge.errors import JudgeError
 from vllm_judge.progress import bar
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
@@ -46,8 +48,9 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: answers labelled, replies refused and requests failed, by reason."""
+    """What a run came to: answers labelled before and now, replies refused and requests failed, by reason."""
 
+    before: int
     labelled: int
     refused: Counter[str]
     failures: Counter[str]
@@ -64,17 +67,20 @@ def label_by_model(
     """Writes all answers to `output`, those that need it with the annotator's label.
 
     An answer whose reply was refused is written as it was, with the reason in `metadata.refused`; one whose request
-    failed is not written, so that the next run with the same `output` asks again.
+    failed is not written. The next run with the same `output` asks for both again.
 
     Raises:
-        JudgeError: the file cannot be written.
+        JudgeError: the file cannot be written, or holds other answers or another annotator's labels.
         JudgeError: the endpoint is of no use; the labels so far are kept.
     """
     refused: Counter[str] = Counter()
     labelled = 0
     name = f"llm:{endpoint.model}"
+    answers = list(answers)
+    _leave_out_refused(output, answers, name)
     with records.Appender[Answer](output) as appender:
-        there = {line.record.id for line in records.scan(output, Answer) if line.record}
+        there = {line.record.id: line.record for line in records.scan(output, Answer) if line.record}
+        before = sum(one.labelled_by == name for one in there.values())
         waiting = []
         for answer in answers:
             if answer.id in there:
@@ -104,7 +110,27 @@ def label_by_model(
 
         with bar("labels", len(waiting)) as advance:
             failures = asyncio.run(run(advance))
-    return Outcome(labelled, refused, failures)
+    return Outcome(before, labelled, refused, failures)
+
+
+def _leave_out_refused(output: Path, answers: Sequence[Answer], name: str) -> None:
+    """Makes the file anew without the answers that an earlier run of this annotator left as they were."""
+    if not output.exists():
+        return
+    by_id = {answer.id: answer for answer in answers}
+    there = [line.record for line in records.scan(output, Answer) if line.record]
+    for one in there:
+        given = by_id.get(one.id)
+        if given is None or (given.messages, given.answer) != (one.messages, one.answer):
+            raise JudgeError(f"{output} holds {one.id!r}, which is none of these answers: choose another file with -o.")
+        if one.labelled_by not in (given.labelled_by, name):
+            raise JudgeError(
+                f"{output} holds {one.id!r} as {one.labelled_by} labelled it: choose another file with -o for {name}."
+            )
+    kept = [one for one in there if not (needs_label(one) and name in one.metadata.get("refused", {}))]
+    if len(kept) < len(there):
+        records.repair(output)
+        records.write(output, kept)
 
 
 def prompt(answer: Answer) -> list[Message]:
@@ -124,7 +150,7 @@ def apply(answer: Answer, reply: str, labelled_by: str) -> Answer:
         Refusal: the reply does not follow the schema, contradicts the known verdict, or quotes no one place.
     """
     try:
-        found = FirstMistake.model_validate_json(reply)
+        found = FirstMistake.model_validate_json(_json_in(reply))
     except ValidationError:
         raise Refusal("does not follow the schema") from None
     if found.verdict == "right":
@@ -134,6 +160,13 @@ def apply(answer: Answer, reply: str, labelled_by: str) -> Answer:
             raise Refusal("calls an answer right and quotes a mistake")
         return answer.labelled(Verdict.right, labelled_by)
     return answer.labelled(Verdict.wrong, labelled_by, locate(answer, found.before, found.mistake))
+
+
+def _json_in(reply: str) -> str:
+    """A reply without what some models write around the JSON: their thoughts, and a fence."""
+    reply = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL).strip()
+    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", reply, flags=re.DOTALL)
+    return fenced[1] if fenced else reply
 
 
 def locate(answer: Answer, before: str, mistake: str) -> Span:

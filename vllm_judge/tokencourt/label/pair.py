@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from vllm_judge.errors import JudgeError
 
 
@@ -43,8 +41,8 @@ class VllmPair:
             JudgeError: vLLM is not installed, or an engine does not start.
         """
         return cls(
-            _start(target, "--engine", engine, enable_prefix_caching=True),
-            _start(draft, "--draft-engine", draft_engine),
+            _start(target, engine, enable_prefix_caching=True),
+            _start(draft, draft_engine),
         )
 
     def close(self) -> None:
@@ -96,17 +94,12 @@ class VllmPair:
         return found
 
 
-def _start(model: str, option: str, engine: dict[str, Any], **ours: Any) -> Any:
+def _start(model: str, engine: dict[str, Any], **ours: Any) -> Any:
     try:
         from vllm_judge.engine import offline
     except ImportError:
         raise JudgeError("vLLM is not installed: mining needs it.") from None
-    try:
-        return offline.start(model=model, **{**engine, **ours})
-    except Exception as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        reason = said.strip().split("\n")[0] or type(error).__name__
-        raise JudgeError(f"the engine of {model} does not start with {option} {engine}: {reason}") from error
+    return offline.start(model=model, **{**engine, **ours})
 
 
 def _generate(llm: Any, prompts: Sequence[list[int]], params: Any) -> list[Any]:
