@@ -99,8 +99,8 @@ def load_model(name: str, dtype: torch.dtype | str, device_map: str | None = Non
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
     except (OSError, ValueError) as error:
         raise JudgeError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    ready = model.eval()
-    return ready if device_map is not None or not torch.cuda.is_available() else ready.to("cuda")
+    model = model.eval()
+    return model if device_map is not None else model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_head(name: str, target: PreTrainedModel) -> JudgeHead:
