@@ -24,8 +24,6 @@ class Hub:
                 file = hub.commits[commit] / name
                 content = file.read_bytes() if file.is_file() else b""
                 self.send_response(200 if file.is_file() else 404)
-                if not file.is_file():
-                    self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("X-Repo-Commit", commit)
                 if not file.is_file():

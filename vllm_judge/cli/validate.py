@@ -1,6 +1,5 @@
 """The command `vllm-judge validate`."""
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +24,6 @@ def validate(
     options = json_object(engine, "--engine")
     if find_spec("vllm") is None:
         raise JudgeError("validate asks vLLM what it would run, and vLLM is not installed here: install it.")
-    # What the engine would warn of is said below.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm_judge.engine.preview import preview
 
     found = preview(source, target, options)

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 
-from vllm_judge.config import JudgeConfigError, JudgeSection, load_head, read_speculative_config
+from vllm_judge.config import JudgeSection, read_speculative_config
 from vllm_judge.engine import fit, support
 from vllm_judge.engine.configuration import first_sentence
-from vllm_judge.errors import HeadError
+from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
 from vllm_judge.hub import reason
 
@@ -69,7 +69,7 @@ def preview(source: str | Path, target: str | None, options: dict[str, Any]) -> 
     vllm_config = _configured(target, config, options)
     tried(fit.check_runner, vllm_config.use_v2_model_runner)
     refused += support.refusals(vllm_config)
-    head = tried(load_head, section, vllm_config.model_config.get_hidden_size())
+    head = tried(support.head_for, vllm_config, section)
     threshold = None if head is None else support.threshold(section, head)
     return Preview(
         target=target,

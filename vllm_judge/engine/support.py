@@ -33,7 +33,7 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     """
     for refused in refusals(vllm_config):
         raise JudgeConfigError(refused)
-    head = load_head(section, output_layer.width(vllm_config.model_config.hf_text_config))
+    head = head_for(vllm_config, section)
     for doubt in doubts(vllm_config, head):
         logger.warning("judge: %s", doubt)
     return JudgeConfig(
@@ -42,6 +42,11 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
         threshold=threshold(section, head),
         protected_token_ids=protected_token_ids(vllm_config.model_config),
     )
+
+
+def head_for(vllm_config: Any, section: JudgeSection) -> JudgeHead:
+    """The head that a section names, if it fits the target; raises JudgeConfigError where it does not."""
+    return load_head(section, output_layer.width(vllm_config.model_config.hf_text_config))
 
 
 def threshold(section: JudgeSection, head: JudgeHead) -> float:

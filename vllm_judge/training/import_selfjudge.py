@@ -1,8 +1,9 @@
 """The judge heads of SelfJudge (arXiv 2510.02329) and AutoJudge (2504.20039), as heads of ours.
 
 Theirs are a StandardScaler and a LogisticRegression of scikit-learn's on the target's hidden state at the draft token's
-own row, after the final norm; class 1 is a token that matters, and a token whose probability of that is below a
-threshold is accepted. With z = (h - mean) / scale and p = sigmoid(coef . z + intercept), p < t is
+own row, after the final norm (in Llama and Qwen, whose heads they publish, the output layer's input); class 1 is a
+token that matters, and a token whose probability of that is below a threshold is accepted. With z = (h - mean) / scale
+and p = sigmoid(coef . z + intercept), p < t is
 
     -(coef / scale) . h - (intercept - (coef / scale) . mean) > logit(1 - t)
 
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vllm_judge import output_layer
 from vllm_judge.errors import HeadError, JudgeError
 from vllm_judge.head import JudgeHead
 from vllm_judge.training.card import head_card
@@ -54,7 +56,7 @@ def import_selfjudge(file: Path, target: str, threshold: float, folder: Path) ->
     except HeadError as error:
         raise HeadError(f"{file} was not imported: {error}") from None
     config, _ = load_target(target)
-    hidden_size = config.get_text_config().hidden_size
+    hidden_size = output_layer.width(config.get_text_config())
     if len(weight) != hidden_size:
         raise HeadError(
             f"{file} reads {len(weight)} numbers a token, and the hidden size of {target} is {hidden_size}: a head can "

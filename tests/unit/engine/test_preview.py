@@ -57,7 +57,7 @@ def test_what_would_run_is_said(models, monkeypatch):
         "model runner   V1",
         f"drafter        draft_model, {models / 'draft'}, 4 drafts per cycle",
         f"head           {folder}",
-        "reads          64 numbers of the hidden state (own row, after the final norm) and evidence "
+        "reads          64 numbers of the hidden state (own row, input of the output layer) and evidence "
         "(log_prob, entropy, margin, top_prob)",
         "threshold      0.7 (the head's own)",
         f"fitted on      {models / 'target'}",
