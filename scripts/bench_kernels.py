@@ -4,8 +4,10 @@ For every case: time (median over repetitions of Triton's do_bench, L2 cache cle
 graph, so that the host's speed is not in it), bytes moved, their share of what a copy moves in that time (the memory
 roofline), and kernel launches. Shapes vary one at a time around a middle one; the corners come last.
 
+The JSON file holds, at any time, what has been found so far.
+
 Without a GPU it prints what can be known: registers, spills and shared memory of the kernels as compiled for GPUs that
-are not here (tests/unit/test_compile_gate.py), and the bytes that every case moves.
+are not here (compile_kernels.py), and the bytes that every case moves.
 """
 
 import argparse
@@ -26,10 +28,10 @@ from rich.table import Table
 
 from vllm_judge.measuring.provenance import about
 
-COMPILE_GATE = Path(__file__).parents[1] / "tests" / "unit" / "test_compile_gate.py"
+COMPILE = Path(__file__).with_name("compile_kernels.py")
 COPIED_BYTES = 2**31
 ROOM = 0.8  # of the free memory; larger cases are left out, and said so
-# What is kept of the compile gate's reports.
+# What is kept of the reports of compile_kernels.py.
 COMPILED = ("variant", "kernel", "target", "registers", "spilled_bytes", "shared_bytes", "wide_loads")
 WARM_UP_MS, TIMED_MS = 10, 50
 
@@ -113,10 +115,10 @@ def copy_bandwidth() -> float:
 
 
 def compile_table() -> list[dict[str, Any]]:
-    """What the compile gate reports of every kernel and target."""
+    """What compile_kernels.py reports of every kernel and target."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "reports.json")
-        subprocess.run([sys.executable, str(COMPILE_GATE), str(out)], check=True)
+        subprocess.run([sys.executable, str(COMPILE), str(out)], check=True)
         reports = json.loads(out.read_text(encoding="utf-8"))
     return [{column: report[column] for column in COMPILED} for report in reports]
 
@@ -153,24 +155,26 @@ def show_cases(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(shown)
 
 
-def on_gpu(repetitions: int, console: Console) -> dict[str, Any]:
+def on_gpu(repetitions: int, console: Console, save: Callable[[dict[str, Any]], None]) -> None:
     bandwidth = copy_bandwidth()
     console.print(f"{torch.cuda.get_device_name()}: a copy moves {bandwidth / 1e9:.0f} GB/s", highlight=False)
-    rows, left_out = [], []
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     for case in cases():
         if case.bytes_held > ROOM * torch.cuda.mem_get_info()[0]:
             left_out.append(asdict(case))
             continue
         rows.append(measure(case, repetitions, bandwidth))
+        save({"copy_bytes_per_s": bandwidth, "cases": rows, "left_out": left_out})
         torch.cuda.empty_cache()
     show_cases(rows, console)
     unequal = [row for row in rows if len(row["ours"]["launches"]) != len(row["vllm"]["launches"])]
     console.print(f"{len(unequal)} of {len(rows)} cases launch another number of kernels than vLLM does.")
     console.print(f"{len(left_out)} cases were left out: this GPU's memory does not hold them.")
-    return {"copy_bytes_per_s": bandwidth, "cases": rows, "left_out": left_out}
+    save({"copy_bytes_per_s": bandwidth, "cases": rows, "left_out": left_out})
 
 
-def without_gpu(console: Console) -> dict[str, Any]:
+def without_gpu(console: Console, save: Callable[[dict[str, Any]], None]) -> None:
     console.print("No GPU: kernels as compiled for others, and bytes. No time was measured.")
     reports = compile_table()
     show_compiled(reports, console)
@@ -179,7 +183,7 @@ def without_gpu(console: Console) -> dict[str, Any]:
         asdict(case) | {side: {"bytes": case.bytes_moved(judged)} for side, judged in sides.items()} for case in cases()
     ]
     show_cases(rows, console)
-    return {"compiled": reports, "cases": rows}
+    save({"compiled": reports, "cases": rows})
 
 
 def main() -> None:
@@ -188,10 +192,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
     console = Console(width=160)
-    found = on_gpu(arguments.repetitions, console) if torch.cuda.is_available() else without_gpu(console)
-    if arguments.json:
-        report = about({"repetitions": arguments.repetitions}) | found
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    settings = about({"repetitions": arguments.repetitions})
+
+    def save(found: dict[str, Any]) -> None:
+        if arguments.json:
+            # Replaced as a whole: whoever stops the run while it writes still finds the cases before.
+            unfinished = arguments.json.with_suffix(".unfinished")
+            unfinished.write_text(json.dumps(settings | found, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(arguments.json)
+
+    if torch.cuda.is_available():
+        on_gpu(arguments.repetitions, console, save)
+    else:
+        without_gpu(console, save)
 
 
 if __name__ == "__main__":

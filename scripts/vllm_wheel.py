@@ -23,5 +23,6 @@ def wheel(version: str) -> Path:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         result = subprocess.run([*pip, "--dest", str(FOLDER), f"vllm=={version}"], capture_output=True, text=True)
         if result.returncode:
-            raise NoWheel(f"vllm {version} cannot be downloaded: {result.stderr.strip().splitlines()[-1]}")
+            reason = (result.stderr.strip() or "pip failed").splitlines()[-1]
+            raise NoWheel(f"vllm {version} cannot be downloaded: {reason}")
     return next(FOLDER.glob(pattern))

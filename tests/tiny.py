@@ -14,14 +14,14 @@ EOS = 1
 SPECIAL = 2
 
 
-def make_tokenizer(folder: Path) -> None:
-    """One token a word: w3 ... w130, beside <pad>, </s> and one special token."""
-    words = ["<pad>", "</s>", "<special>", *(f"w{i}" for i in range(3, VOCAB))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+def make_tokenizer(folder: Path, zero_is_ordinary: bool = False) -> None:
+    """One token a word: w3 ... w130, beside <pad> (or w0), </s> and one special token."""
+    words = ["w0" if zero_is_ordinary else "<pad>", "</s>", "<special>", *(f"w{i}" for i in range(3, VOCAB))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
+        pad_token=None if zero_is_ordinary else "<pad>",
         eos_token="</s>",
         additional_special_tokens=["<special>"],
         model_max_length=512,

@@ -71,8 +71,8 @@ def random_batch(
     order of summation and a judge's decision cannot hang on rounding.
 
     Args:
-        processed: requests with an odd index get a bias, bans and a top-k of 12 on top of their temperature; target
-            logits are then an fp32 copy, as in vLLM.
+        processed: requests with an odd index get a bias, bans and a top-k of 12 on top of their temperature, the others
+            their temperature alone; target logits are then an fp32 copy, as in vLLM.
         draft_vocab_size: None: a draft without probabilities.
         row_padding: extra columns between rows of logits, hidden states and draft logits.
     """
@@ -95,7 +95,7 @@ def random_batch(
     temperature = torch.zeros(max_num_reqs).index_copy(0, idx_mapping.long(), torch.tensor(temperatures))
 
     raw = (3.0 * torch.randn(num_logits, vocab_size, generator=rng)).to(dtype)
-    constrained, target, raw_differs = raw, raw, torch.zeros(max_num_reqs, dtype=torch.bool)
+    constrained, target, raw_scale = raw, raw, torch.ones(max_num_reqs)
     if processed:
         request = torch.arange(num_reqs).repeat_interleave(lengths)
         odd = (request % 2 == 1).unsqueeze(-1)
@@ -106,8 +106,8 @@ def random_batch(
         constrained = torch.where(row_temperature > 0, constrained / row_temperature, constrained)
         kth = constrained.topk(min(12, vocab_size), dim=-1).values[:, -1:]
         target = torch.where(odd & (constrained < kth), -torch.inf, constrained)
-        raw_differs[idx_mapping[torch.arange(num_reqs) % 2 == 1].long()] = True
-        raw_differs[idx_mapping[torch.tensor(temperatures) > 0].long()] = True
+        raw_scale = torch.where(temperature > 0, temperature, 1.0)
+        raw_scale[idx_mapping[torch.arange(num_reqs) % 2 == 1].long()] = 0.0
 
     # Drafts: half of them the target's best token, most others among the best before constraints; a few placeholders.
     best = target.float().argmax(dim=-1).roll(1)
@@ -139,7 +139,7 @@ def random_batch(
         "num_speculative_steps": steps,
         "use_fp64": False,
         "raw_logits": raw_logits,
-        "raw_differs": raw_differs,
+        "raw_scale": raw_scale,
         "draft_constrained": draft_constrained.squeeze(-1) if processed else None,
         "hidden": padded((randint(-8, 9, num_tokens, hidden_size) / 4).to(dtype)),
         "hidden_rows": torch.randperm(num_tokens, generator=rng)[:num_logits].sort().values,

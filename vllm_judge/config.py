@@ -1,18 +1,14 @@
 """judge.json: vLLM's speculative config plus one section, `judge`: read, checked, carried to the workers."""
 
-import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
-
-SECTION = "judge"
+from vllm_judge.judge_json import SECTION, Place
 
 
 class JudgeSection(BaseModel):
@@ -36,7 +32,8 @@ class JudgeConfig:
     """The section after all checks, as it travels to the workers on vLLM's own SpeculativeConfig.
 
     Attributes:
-        model: folder or Hub repository of the head, checked to be loadable; `revision`, its revision.
+        model: absolute folder or Hub repository of the head, checked to be loadable; revision: the commit of that
+            repository, the same for every process however its branches move.
         threshold: default acceptance threshold, a probability in [0, 1].
         protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
     """
@@ -53,50 +50,30 @@ def read_speculative_config(
     """Splits a speculative config into vLLM's own part and the judge section.
 
     Args:
-        source: a path to a JSON file, or the dict itself. Relative paths in a file (`model`, `judge.model`) are
-            relative to the file; in a dict they are relative to the working directory. Names that are no existing
-            path are left as they are: Hub repositories.
+        source: a JSON file; a folder or Hub repository with a judge.json, such as a head's own; or the dict itself.
+            Relative paths in a file (`model`, `judge.model`) are relative to it: "." is its folder or repository. In a
+            dict they are relative to the working directory. Names that are no existing path are left as they are: Hub
+            repositories. In a file from the Hub a path is what begins with a dot.
 
     Returns:
         vLLM's keys (a copy), and the section, None where there is none.
 
     Raises:
-        JudgeConfigError: no such file, not JSON, not an object, or a section that does not fit.
+        JudgeConfigError: no such file, folder or repository, one without a judge.json, not JSON, not an object, or a
+            section that does not fit.
     """
     if isinstance(source, dict):
         config, origin = dict(source), "speculative_config"
     else:
-        path = Path(source)
-        config, origin = _read_json(path), str(path)
-        _resolve(config, path.parent)
+        place = Place.find(os.fspath(source))
+        config, origin = place.read(), place.origin
+        place.resolve(config)
         if isinstance(config.get(SECTION), dict):
             config[SECTION] = dict(config[SECTION])
-            _resolve(config[SECTION], path.parent)
+            place.resolve(config[SECTION])
     if SECTION not in config:
         return config, None
     return config, _parse_section(config.pop(SECTION), origin)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JudgeConfigError(
-            f"speculative_config names the file {path}, which does not exist: give a JSON file's path, or JSON text."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgeConfigError(f"speculative_config names the file {path}, which cannot be read: {error}.") from None
-    except json.JSONDecodeError as error:
-        raise JudgeConfigError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise JudgeConfigError(f"{path} must hold a JSON object, found {type(config).__name__}.")
-    return config
-
-
-def _resolve(section: dict[str, Any], folder: Path) -> None:
-    model = section.get("model")
-    if isinstance(model, str) and (folder / model).exists():
-        section["model"] = str((folder / model).resolve())
 
 
 def _parse_section(section: Any, origin: str) -> JudgeSection:
@@ -133,7 +110,7 @@ def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
 
     Args:
         section: the judge section.
-        hidden_size: H of the target model.
+        hidden_size: H of the target model, as its output layer reads it.
 
     Raises:
         JudgeConfigError: no such head, a damaged one, or one of another hidden size.
@@ -142,12 +119,6 @@ def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
         head = JudgeHead.from_pretrained(section.model, revision=section.revision)
     except HeadError as error:
         raise JudgeConfigError(f"judge.model: {error}") from None
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise JudgeConfigError(
-            f"judge.model is {section.model!r}, which is neither a folder with a judge head "
-            f"nor a Hub repository that can be read: {reason}"
-        ) from None
     if head.hidden_size != hidden_size:
         raise JudgeConfigError(
             f"judge.model {section.model} was trained for hidden size {head.hidden_size}, but the target's is "

@@ -1,21 +1,30 @@
 """The judge head: one linear layer on the target's last hidden state (Bachmann et al., ICLR 2025, section 4)."""
 
+import json
 import math
+import reprlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.constants import CONFIG_NAME, SAFETENSORS_SINGLE_FILE
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
 
+from vllm_judge import hub
 from vllm_judge.errors import HeadError
 
 # What `hidden` means to a head. There is one convention; a file that names another one is refused.
-HIDDEN_STATES = "own row, after the final norm"
+HIDDEN_STATES = "own row, input of the output layer"
 # The columns of `evidence`, in order (see kernels/reference.py, `evidence`).
 EVIDENCE = ("log_prob", "entropy", "margin", "top_prob")
+# Sixty times the widest model there is: beyond it the number is a mistake, and to allocate as much would be another.
+MAX_HIDDEN_SIZE = 2**20
+# The types of numbers, by their names in a safetensors header, that become fp32 without losing what they say.
+WEIGHT_DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
 def logit(threshold: float) -> float:
@@ -25,6 +34,132 @@ def logit(threshold: float) -> float:
     if threshold >= 1.0:
         return math.inf
     return math.log(threshold / (1.0 - threshold))
+
+
+class HeadConfig(BaseModel):
+    """A head's config.json; the fields are explained in `JudgeHead`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    hidden_size: int = Field(ge=1, le=MAX_HIDDEN_SIZE)
+    use_evidence: bool = False
+    threshold: float = Field(default=0.5, ge=0.0, le=1.0)
+    target_model: str | None = None
+    target_revision: str | None = None
+    hidden_states: str = HIDDEN_STATES
+    provenance: dict[str, Any] | None = None
+
+    @field_validator("hidden_states")
+    @classmethod
+    def known(cls, convention: str) -> str:
+        if convention != HIDDEN_STATES:
+            raise ValueError
+        return convention
+
+    @classmethod
+    def of(cls, fields: dict[str, Any], head: str = "a judge head") -> Self:
+        """Checks the fields of a head, which a sentence calls `head`.
+
+        Raises:
+            HeadError: a field is missing, unknown, of another type or out of range.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            # A misspelt field is also a missing one: the misspelling says more.
+            first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+        field = str(first["loc"][0])
+        match first["type"]:
+            case "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise HeadError(f"{_shown(field)} of {head} is unknown: the fields of a head are {known}.")
+            case "missing":
+                raise HeadError(f"{field} of {head} is missing: it {_MUST_BE[field]}.")
+        raise HeadError(f"{field} of {head} {_MUST_BE[field]}, found {_shown(first['input'])}.")
+
+
+_MUST_BE = {
+    "hidden_size": f"must be a whole number from 1 to {MAX_HIDDEN_SIZE}",
+    "use_evidence": "must be true or false",
+    "threshold": "must be a number from 0 to 1",
+    "target_model": "must be text or null",
+    "target_revision": "must be text or null",
+    "hidden_states": f"must be {HIDDEN_STATES!r} (fit the head again with this version's hidden states)",
+    "provenance": "must be an object or null",
+}
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence, however long or deep it is."""
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = shown.maxlong = 200
+    return shown.repr(value)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where a head lies: `source` is an absolute folder or a Hub repository, `commit` a commit of the latter."""
+
+    source: str
+    commit: str | None
+    config: Path
+    weights: Path
+
+    @classmethod
+    def find(cls, source: str, revision: str | None, hub_options: dict[str, Any]) -> Self:
+        folder = Path(source)
+        if folder.is_dir():
+            for name in (SAFETENSORS_SINGLE_FILE, CONFIG_NAME):
+                if not (folder / name).is_file():
+                    raise HeadError(f"no judge head in {source}: it holds no {name}.")
+            return cls(str(folder.resolve()), None, folder / CONFIG_NAME, folder / SAFETENSORS_SINGLE_FILE)
+        try:
+            config, commit = hub.download(source, CONFIG_NAME, revision, **hub_options)
+            weights, _ = hub.download(source, SAFETENSORS_SINGLE_FILE, commit, **hub_options)
+        except (HFValidationError, HfHubHTTPError, OSError) as error:
+            raise HeadError(
+                f"{_shown(source)} is neither a folder with a judge head nor a Hub repository that can be read: "
+                f"{hub.reason(error)}"
+            ) from error
+        return cls(source, commit, config, weights)
+
+    def read_config(self) -> HeadConfig:
+        try:
+            fields = json.loads(self.config.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise HeadError(
+                f"{CONFIG_NAME} of the judge head in {self.source} is no JSON: {hub.reason(error)}"
+            ) from error
+        if not isinstance(fields, dict):
+            raise HeadError(f"{CONFIG_NAME} of the judge head in {self.source} must hold an object: {_shown(fields)}.")
+        return HeadConfig.of(fields, f"the judge head in {self.source}")
+
+    def read_weights(self, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights of the names and shapes of `like`, in fp32 and finite."""
+        try:
+            with safe_open(self.weights, framework="pt") as file:
+                # The header first: what it names need not fit into memory.
+                headers = {name: file.get_slice(name) for name in sorted(file.keys())}
+                expected = {name: tuple(tensor.shape) for name, tensor in sorted(like.items())}
+                found = {name: tuple(header.get_shape()) for name, header in headers.items()}
+                if found != expected:
+                    raise HeadError(
+                        f"the judge head in {self.source} does not match its {CONFIG_NAME}: "
+                        f"expected {expected}, found {found}."
+                    )
+                if other := {header.get_dtype() for header in headers.values()} - WEIGHT_DTYPES:
+                    raise HeadError(
+                        f"the judge head in {self.source} holds weights of type {', '.join(sorted(other))}: "
+                        "save them as F32."
+                    )
+                weights = {name: file.get_tensor(name).float() for name in headers}
+        except SafetensorError as error:
+            raise HeadError(
+                f"the judge head in {self.source} is damaged: {SAFETENSORS_SINGLE_FILE}: {error}."
+            ) from error
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise HeadError(f"the judge head in {self.source} holds weights that are not finite in fp32.")
+        return weights
 
 
 class JudgeHead(
@@ -37,23 +172,30 @@ class JudgeHead(
 
     score(d) = weight . h + evidence . e + bias, in fp32; the judge accepts d when score(d) > logit(threshold).
 
-    `h` is the target's hidden state at the draft token's own row: after the target has consumed the token, after the
-    final norm, the tensor that `compute_logits` gets. `e` is what the target's own distribution said of the token one
-    row earlier, where it was verified: (log p, entropy, log p_max - log p, p_max), in nats.
+    `h` is the target's hidden state at the draft token's own row, after the target has consumed the token: the input of
+    its output layer (LM head), whatever the model does before it. `e` is what the target's own distribution said of the
+    token one row earlier, where it was verified: (log p, entropy, log p_max - log p, p_max), in nats.
 
     Parameters (all fp32): `weight` [H], `bias` [], and, where `use_evidence`, `evidence` [4].
 
     Args:
-        hidden_size: H, the target's hidden size.
+        hidden_size: H, the width of what the target's output layer reads: as a rule its hidden size.
         use_evidence: whether the head reads the target's own distribution too.
         threshold: default acceptance threshold, a probability in [0, 1].
         target_model: the model whose hidden states the head was fitted on, and `target_revision`, its revision.
-        hidden_states: the convention of the hidden states; only "own row, after the final norm" exists.
+        hidden_states: the convention of the hidden states; only "own row, input of the output layer" exists.
         provenance: how the head was trained and measured; free form, kept in config.json.
 
+    Attributes:
+        source: where `from_pretrained` read the head: an absolute folder, or a Hub repository; `commit`, the commit of
+            that repository. Empty, and None, for a head that was made here.
+
     Raises:
-        HeadError: a value is out of range, or the convention is unknown.
+        HeadError: a value is of another type or out of range, or the convention is unknown.
     """
+
+    source: str = ""
+    commit: str | None = None
 
     def __init__(
         self,
@@ -66,20 +208,22 @@ class JudgeHead(
         provenance: dict[str, Any] | None = None,
     ):
         super().__init__()
-        if not isinstance(hidden_size, int) or hidden_size < 1:
-            raise HeadError(f"hidden_size of a judge head must be a positive whole number, found {hidden_size!r}.")
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
-            raise HeadError(f"threshold of a judge head must be a number from 0 to 1, found {threshold!r}.")
-        if hidden_states != HIDDEN_STATES:
-            raise HeadError(
-                f"hidden_states of a judge head must be {HIDDEN_STATES!r}, found {hidden_states!r}: "
-                "fit the head again with this version's hidden states."
-            )
-        self.hidden_size = hidden_size
-        self.threshold = float(threshold)
-        self.target_model = target_model
-        self.target_revision = target_revision
-        self.provenance = provenance or {}
+        config = HeadConfig.of(
+            {
+                "hidden_size": hidden_size,
+                "use_evidence": use_evidence,
+                "threshold": threshold,
+                "target_model": target_model,
+                "target_revision": target_revision,
+                "hidden_states": hidden_states,
+                "provenance": provenance,
+            }
+        )
+        self.hidden_size = config.hidden_size
+        self.threshold = config.threshold
+        self.target_model = config.target_model
+        self.target_revision = config.target_revision
+        self.provenance = config.provenance or {}
         self.weight = torch.nn.Parameter(torch.zeros(hidden_size, dtype=torch.float32))
         self.bias = torch.nn.Parameter(torch.zeros((), dtype=torch.float32))
         self.evidence = torch.nn.Parameter(torch.zeros(len(EVIDENCE))) if use_evidence else None
@@ -110,48 +254,30 @@ class JudgeHead(
         return copy.eval()
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        strict: bool = True,
-        **model_kwargs: Any,
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, **hub_options: Any
     ) -> "JudgeHead":
-        """The mixin's loader, without its fallback to pickled weights and with every mismatch an error."""
-        if Path(model_id).is_dir():
-            path = str(Path(model_id) / SAFETENSORS_SINGLE_FILE)
-            if not Path(path).is_file():
-                raise HeadError(f"no judge head in {model_id}: it holds no {SAFETENSORS_SINGLE_FILE}.")
-        else:
-            path = hf_hub_download(
-                model_id,
-                SAFETENSORS_SINGLE_FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                token=token,
-                local_files_only=local_files_only,
-            )
-        if "hidden_size" not in model_kwargs:
-            raise HeadError(f"no judge head in {model_id}: its {CONFIG_NAME} is missing or names no hidden_size.")
-        head = cls(**model_kwargs)
+        """Loads a head, in fp32, for inference.
+
+        Config and weights are of the same commit of a repository, even if it moves on meanwhile. Unlike the mixin's own
+        loader this one never falls back to pickled weights.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or the name of a Hub repository.
+            revision: revision of that repository; None is its main branch.
+            hub_options: options of `huggingface_hub.hf_hub_download`, such as `token` and `cache_dir`.
+
+        Raises:
+            HeadError: no such head, a damaged one, or one that does not fit its config.json, in one sentence.
+        """
+        source = str(pretrained_model_name_or_path)
         try:
-            state = load_file(path, device=map_location)
-        except SafetensorError as error:
-            raise HeadError(f"the judge head in {model_id} is damaged: {SAFETENSORS_SINGLE_FILE}: {error}.") from error
-        expected = {name: tuple(parameter.shape) for name, parameter in sorted(head.state_dict().items())}
-        found = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
-        if found != expected:
-            raise HeadError(
-                f"the judge head in {model_id} does not match its {CONFIG_NAME}: expected {expected}, found {found}."
-            )
-        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-            raise HeadError(f"the judge head in {model_id} holds weights that are not finite.")
-        head.load_state_dict(state)
-        return head.float().requires_grad_(False).eval()
+            files = _Files.find(source, revision, hub_options)
+            head = cls(**files.read_config().model_dump())
+            head.load_state_dict(files.read_weights(head.state_dict()))
+        except HeadError:
+            raise
+        except Exception as error:  # what files and networks can do has no end
+            raise HeadError(f"the judge head in {_shown(source)} cannot be read: {hub.reason(error)}") from error
+        head.source, head.commit = files.source, files.commit
+        return head.requires_grad_(False).eval()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,13 @@ from environments import CPU, CPU_TWO_RANKS, NUM_DRAFTS, RUNNERS
 HERE = Path(__file__).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, the tests of a model runner run in one process and share its engines."""
+    for item in items:
+        if runner := getattr(item, "callspec", None) and item.callspec.params.get("runner"):
+            item.add_marker(pytest.mark.xdist_group(runner))
+
+
 class Engine:
     """An `LLM` in a process of its own: `host.py` at the other end of two pipes."""
 
@@ -23,11 +31,15 @@ class Engine:
         reply_read, reply_write = os.pipe()
         self.log = log
         cpu = CPU_TWO_RANKS if options.get("tensor_parallel_size") == 2 else CPU
+        # An engine's workers import what the tests of this folder put into them.
+        python_path = os.pathsep.join(
+            filter(None, [RUNNERS[runner].get("PYTHONPATH", os.environ.get("PYTHONPATH")), str(HERE)])
+        )
         with log.open("w") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, str(HERE / "host.py"), str(request_read), str(reply_write)],
                 pass_fds=(request_read, reply_write),
-                env={**os.environ, **cpu, **RUNNERS[runner]},
+                env={**os.environ, **cpu, **RUNNERS[runner], "PYTHONPATH": python_path},
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -35,12 +47,14 @@ class Engine:
         os.close(request_read)
         os.close(reply_write)
         self.requests, self.replies = os.fdopen(request_write, "w"), os.fdopen(reply_read)
-        assert self._exchange(options, raw=True) == "ready\n"
+        assert self._exchange({"asynchronous": False, **options}, raw=True) == "ready\n"
 
-    def generate(self, prompts: list[list[int]], params: dict[str, Any] | list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answers (tokens, logprobs, finish_reason) to all prompts in one batch."""
+    def generate(
+        self, prompts: list[list[int]], params: dict[str, Any] | list[dict[str, Any]], unchecked: bool = False
+    ) -> list[dict[str, Any]]:
+        """Answers (tokens, logprobs, finish_reason) to all prompts in one batch; unchecked: past the front end."""
         params = params if isinstance(params, list) else [params] * len(prompts)
-        reply = self._exchange({"call": "generate", "prompts": prompts, "params": params})
+        reply = self._exchange({"call": "generate", "prompts": prompts, "params": params, "unchecked": unchecked})
         if isinstance(reply, dict):
             raise ValueError(reply["error"])
         return reply
@@ -73,11 +87,14 @@ class Engine:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with target, draft, eos_draft and the heads all, none, random, random_evidence."""
+    """A folder with target, draft, eager_draft, target_zero and draft_zero (the same, where token 0 is an ordinary
+    one), and the heads none, random, random_plain."""
     root = tmp_path_factory.mktemp("models")
     target = tiny.make_target(root / "target")
     draft = tiny.make_draft(target, root / "draft")
     tiny.make_eager_draft(draft, root / "eager_draft", [tiny.EOS, tiny.SPECIAL])
+    for name in ("target", "draft"):
+        tiny.make_tokenizer(Path(shutil.copytree(root / name, root / f"{name}_zero")), zero_is_ordinary=True)
     tiny.make_head(root / "none", -100.0, use_evidence=True)
     tiny.make_head(root / "random", 0.0, scale=0.3, use_evidence=True)
     tiny.make_head(root / "random_plain", 0.0, scale=0.3)
@@ -91,15 +108,18 @@ def runner(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
-    """Makes engines and keeps the last two: engines(runner, judge="random", **options of LLM)."""
+    """Makes engines and keeps the last two: engines(runner, judge="random", **options of LLM, or asynchronous=True)."""
     logs, alive = tmp_path_factory.mktemp("logs"), {}
 
-    def engine(runner: str, judge: str | None = None, draft: str = "draft", **options: Any) -> Engine:
-        speculative: dict[str, Any] = {
-            "method": "draft_model",
-            "model": str(models / draft),
-            "num_speculative_tokens": NUM_DRAFTS,
-        }
+    def engine(
+        runner: str,
+        judge: str | None = None,
+        draft: str = "draft",
+        drafter: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Engine:
+        speculative: dict[str, Any] = {"num_speculative_tokens": NUM_DRAFTS}
+        speculative |= {"method": "draft_model", "model": str(models / draft)} if drafter is None else drafter
         if judge is not None:
             speculative["judge"] = {"model": str(models / judge)}
         options = {

@@ -1,13 +1,19 @@
 """A real vLLM engine in a process of its own, driven over a pipe: one JSON line in, one out (see conftest.Engine)."""
 
+import contextlib
+import functools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from vllm import LLM, SamplingParams
+from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import StructuredOutputsParams
+
+from vllm_judge.engine.plugin import register
 
 
 def sampling_params(options: dict[str, Any]) -> SamplingParams:
@@ -15,6 +21,32 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
     if "structured_outputs" in options:
         options["structured_outputs"] = StructuredOutputsParams(**options["structured_outputs"])
     return SamplingParams(**options)
+
+
+def schedule_asynchronously() -> None:
+    """vLLM's default on a GPU, which its CPU platform switches off when the configuration is made."""
+    register()  # as vLLM does before it makes a configuration
+    create_engine_config = EngineArgs.create_engine_config
+
+    @functools.wraps(create_engine_config)
+    def create(*args: Any, **kwargs: Any) -> Any:
+        config = create_engine_config(*args, **kwargs)
+        config.scheduler_config.async_scheduling = True
+        return config
+
+    EngineArgs.create_engine_config = create
+
+
+@contextlib.contextmanager
+def another_front_end(used: bool) -> Iterator[None]:
+    """One that does not check requests as vLLM's Python front end does, such as its Rust one."""
+    check = SamplingParams._validate_spec_decode
+    if used:
+        SamplingParams._validate_spec_decode = lambda *_: None
+    try:
+        yield
+    finally:
+        SamplingParams._validate_spec_decode = check
 
 
 def generate(llm: LLM, prompts: list[list[int]], params: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -41,14 +73,18 @@ def metrics(llm: LLM) -> dict[str, float]:
 
 def main() -> None:
     requests, replies = os.fdopen(int(sys.argv[1])), os.fdopen(int(sys.argv[2]), "w")
-    llm = LLM(**json.loads(requests.readline()))
+    options = json.loads(requests.readline())
+    if options.pop("asynchronous"):
+        schedule_asynchronously()
+    llm = LLM(**options)
     replies.write("ready\n")
     replies.flush()
     for line in requests:
         request = json.loads(line)
         try:
             if request["call"] == "generate":
-                reply: Any = generate(llm, request["prompts"], request["params"])
+                with another_front_end(request["unchecked"]):
+                    reply: Any = generate(llm, request["prompts"], request["params"])
             else:
                 reply = metrics(llm)
         except (ValueError, VLLMClientError) as error:

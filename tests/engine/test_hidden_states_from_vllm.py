@@ -1,7 +1,7 @@
-"""Hidden states by vLLM's pooling runner, one rank and two, against those by transformers; and a head fitted on them.
+"""Hidden states by vLLM, one rank and two, against those by transformers; and a head fitted on them.
 
-It would catch: a pooler that normalises, a state before the final norm, rows lost where vLLM cuts a prompt into chunks,
-evidence through the wrong output layer, a prompt that two sources make differently.
+It would catch: a state before the final norm, rows lost or mixed up where vLLM cuts prompts into chunks or on the way
+from a worker, evidence of a part of the vocabulary, a prompt that two sources make differently.
 """
 
 import json

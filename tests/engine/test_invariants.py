@@ -4,7 +4,8 @@ What these tests would catch: a judge that reads another row, hears another requ
 decision, a random number or a logprob, accepts what the request forbids, or lets the batch, the prefix cache or
 chunked prefill into the text. Tokens are compared exactly (fp32, random models whose two best logits are never closer
 than 1e-4), logprobs of two engines exactly where both take the same steps, those of another implementation within
-1e-3.
+1e-3. Those marked every_vllm run on each supported vLLM: the rules of verification, on the three engines of a runner
+that they share.
 """
 
 from pathlib import Path
@@ -48,6 +49,7 @@ def tokens(answers: list[dict[str, Any]]) -> list[list[int]]:
     return [answer["tokens"] for answer in answers]
 
 
+@pytest.mark.every_vllm
 def test_a_head_that_rejects_all_gives_vllms_own_tokens_and_logprobs(engines, runner):
     prompts = tiny.prompts(2)
     wanted = {}
@@ -80,17 +82,14 @@ def test_a_threshold_of_0_gives_one_target_token_and_all_drafts_in_turn(engines,
     assert tokens(engine.generate(prompts, GREEDY)) != expected
 
 
-@pytest.mark.parametrize("judge", ["random", "random_plain"])
+@pytest.mark.parametrize("judge", [pytest.param("random", marks=pytest.mark.every_vllm), "random_plain"])
 def test_a_real_head_gives_the_reference_decoders_tokens_and_counts(engines, runner, models, checkpoints, judge):
     prompts = tiny.prompts(8)
     head = JudgeHead.from_pretrained(str(models / judge))
 
     def reference(decoder_head: JudgeHead) -> list[Any]:
         options = {"num_speculative_tokens": NUM_DRAFTS, "max_new_tokens": LENGTH, "eos_token_ids": [tiny.EOS]}
-        return [
-            speculative_decode(*checkpoints, prompt, head=decoder_head, protected_token_ids=PROTECTED, **options)
-            for prompt in prompts
-        ]
+        return speculative_decode(*checkpoints, prompts, head=decoder_head, protected_token_ids=PROTECTED, **options)
 
     answers, counts = engines(runner, judge).counted(prompts, GREEDY)
     expected = reference(head)
@@ -115,6 +114,7 @@ class PreviousRow:
 ALL = {"extra_args": {"judge_threshold": 0.0}}
 
 
+@pytest.mark.every_vllm
 @pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.0, "seed": 3, "top_p": 0.9}])
 def test_nothing_that_the_request_forbids_leaves_even_if_the_judge_accepts_all(engines, runner, sampling):
     engine = engines(runner, "random")
@@ -135,6 +135,7 @@ def test_nothing_that_the_request_forbids_leaves_even_if_the_judge_accepts_all(e
         assert len(text) >= 20 and not set(text[:20]) & free
 
 
+@pytest.mark.every_vllm
 def test_a_thinking_budget_ends_thinking_where_the_judge_accepts_the_drafts_thoughts(engines, runner):
     start, end, budget = 10, 11, 6
     prompts = [[*prompt, start] for prompt in tiny.prompts(4)]
@@ -154,6 +155,7 @@ def test_end_and_stop_and_special_tokens_leave_only_where_the_target_would_have_
     assert any(set(text) & {*PROTECTED, *stops} for text in tokens(answers))
 
 
+@pytest.mark.every_vllm
 def test_a_text_does_not_depend_on_the_batch_or_the_prefix_cache(engines, runner):
     engine, prompts = engines(runner, "random"), tiny.prompts(6, length=40)
     for params in (GREEDY, SEEDED):
@@ -197,6 +199,7 @@ def said_or_judged(
     return ((said == logits.argmax(dim=-1)) | ((said == drafted) & judged & unprotected)).tolist()
 
 
+@pytest.mark.every_vllm
 def test_logprobs_are_the_targets(engines, runner, checkpoints):
     prompts = tiny.prompts(3)
     answers = engines(runner, "random").generate(prompts, {**GREEDY, "logprobs": 2, **ALL})
@@ -229,6 +232,7 @@ def test_strict_and_judged_requests_side_by_side_each_give_their_own_text(engine
     assert tokens(strict) == alone[1::4]
 
 
+@pytest.mark.every_vllm
 @pytest.mark.parametrize(
     ("dial", "sentence"),
     [

@@ -109,7 +109,7 @@ class QuickstartFile(BaseModel):
         return Section(
             title="The embedded models served with vllm serve",
             method=f"The same {self.plain.n:g} fresh word problems over HTTP, greedy, timed as the client sees it.",
-            tables=[Table("One server after the other", ["server", *COLUMNS], rows)],
+            tables=[Table("All servers up, in alternating rounds; speeds are medians", ["server", *COLUMNS], rows)],
             definitions=DEFINITIONS,
             settings=self.settings,
             machine=self.machine,

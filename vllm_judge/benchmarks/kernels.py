@@ -84,8 +84,9 @@ class KernelsFile(BaseModel):
             ),
             tables=tables,
             definitions={
-                "kind": "greedy: raw bf16 logits are the final ones; sampled: fp32 final logits beside them, and draft "
-                "logits. Both with evidence",
+                "kind": "greedy: raw bf16 logits are the final ones; sampled: a temperature, fp32 final logits beside "
+                "them, and draft logits; processed: as sampled, where more than temperature made the final logits. "
+                "All with evidence",
                 "accepted_by": "strict: all drafts pass the strict test; judge: all fail it and pass the judge, where "
                 "vLLM stops at the first",
                 "MB": "bytes read and written, each once in a launch, as far as they grow with vocabulary or hidden "

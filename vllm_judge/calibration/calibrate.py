@@ -15,6 +15,7 @@ from vllm_judge.decoding.rules import all_rules
 from vllm_judge.decoding.rules.judge import judge_rule
 from vllm_judge.errors import JudgeError, PromiseError
 from vllm_judge.head import JudgeHead
+from vllm_judge.judge_json import write_judge_json
 from vllm_judge.training.card import head_card
 
 PICTURE = "calibration.png"
@@ -27,11 +28,15 @@ def measure_thresholds(
     thresholds: Sequence[float],
     how: Sampling,
     folder: Path,
+    batch_size: int,
 ) -> tuple[list[Contender], list[Point]]:
     """Strict verification, and then each head, by its name, at each threshold, on the same questions.
 
     The decoder is the reference that both of vLLM's model runners are tested against. Answers are kept in `folder`:
     called again, it goes on where it stopped.
+
+    Args:
+        batch_size: see `decode_under`.
 
     Raises:
         JudgeError: the folder holds answers of other models or settings.
@@ -41,7 +46,7 @@ def measure_thresholds(
         rule = judge_rule(name, head)
         chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
     answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
-    measured = compare.measure(pair, questions, chosen, how, 0, answers)
+    measured = compare.measure(pair, questions, chosen, how, 0, answers, batch_size)
     return chosen, summarise(chosen, measured, how.num_speculative_tokens)
 
 
@@ -79,7 +84,16 @@ def write_threshold(
     max_accuracy_drop: float,
     about: dict[str, Any],
 ) -> JudgeHead:
-    """Writes the threshold into the head's folder, with the evidence for it in config.json, the card and a picture.
+    """Writes the threshold into the head's folder, with the evidence for it in config.json, the card and a picture, and
+    the judge.json that serves the head as it was measured.
+
+    Args:
+        folder: the head's.
+        head: as it lies there.
+        points: all that was measured, strict verification first.
+        chosen: the point whose threshold is taken.
+        max_accuracy_drop: what is promised, in percentage points.
+        about: `target`, `draft`, `num_speculative_tokens` and whatever else the points depend on.
 
     Raises:
         JudgeError: the folder cannot be written.
@@ -98,9 +112,10 @@ def write_threshold(
     )
     try:
         draw(folder / PICTURE, points, f"n = {chosen.n} held-out questions, chosen threshold {threshold:g}")
-        if "rates" in calibrated.provenance:
+        if "method" in calibrated.provenance:
             (folder / "README.md").write_text(head_card(calibrated), encoding="utf-8")
         calibrated.save_pretrained(folder)
+        write_judge_json(folder, about["draft"], about["num_speculative_tokens"])
     except OSError as error:
         raise JudgeError(f"the head in {folder} cannot be written: {error.strerror}.") from None
     return calibrated

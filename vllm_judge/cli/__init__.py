@@ -9,16 +9,18 @@ from typing import Annotated
 
 import typer
 
-from vllm_judge.cli import court, label, train
+from vllm_judge.cli import court, head, label, train
 from vllm_judge.cli.calibrate import calibrate
 from vllm_judge.cli.compare import compare
 from vllm_judge.cli.demo import demo
 from vllm_judge.cli.evaluate import evaluate
 from vllm_judge.cli.options import example
 from vllm_judge.cli.project import project
+from vllm_judge.cli.push import push
 from vllm_judge.cli.replay import replay
 from vllm_judge.cli.report import report
 from vllm_judge.cli.screen import Commands
+from vllm_judge.cli.validate import validate
 from vllm_judge.engine.logs import keep_quiet
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -39,6 +41,9 @@ app.add_typer(court.app, name="court")
 app.add_typer(label.app, name="label")
 app.add_typer(train.app, name="train")
 app.command(epilog=example(f"calibrate questions.jsonl {PAIR} --head my-judge -o calibration"))(calibrate)
+app.add_typer(head.app, name="head")
+app.command(epilog=example("validate my-judge --target T"))(validate)
+app.command(epilog=example("push my-judge me/T-judge --private"))(push)
 app.command(
     epilog=example("compare --demo -o rules", f"compare {PAIR} --head my-judge --questions questions.jsonl -o rules")
 )(compare)

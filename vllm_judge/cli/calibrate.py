@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vllm_judge.cli.options import ChatTemplate, NumDrafts
+from vllm_judge.cli.options import BatchSize, ChatTemplate, DeviceMap, NumDrafts
 from vllm_judge.cli.screen import console, say
+from vllm_judge.decoding import BATCH_SIZE
 from vllm_judge.errors import PromiseError
 
 Thresholds = Annotated[list[float], typer.Option(min=0.0, max=1.0, help="Threshold to try; may be repeated.")]
@@ -32,6 +33,8 @@ def calibrate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask so many held-out questions at most.")] = None,
     chat_template: ChatTemplate = None,
+    batch_size: BatchSize = BATCH_SIZE,
+    device_map: DeviceMap = None,
 ) -> None:
     """Picks heads' thresholds by a promise, with judged decoding of held-out questions; goes on where it stopped."""
     from vllm_judge.calibration.calibrate import choose_threshold, measure_thresholds, write_threshold
@@ -41,12 +44,12 @@ def calibrate(
     from vllm_judge.decoding.pair import Pair, Sampling, default_dtype
     from vllm_judge.decoding.questions import held_out_questions
 
-    pair = Pair.load(target, draft, default_dtype())
+    pair = Pair.load(target, draft, default_dtype(), device_map)
     heads = {str(folder): pair.load_head(str(folder)) for folder in head}
     template = chat_template.read() if chat_template else None
     asked = held_out_questions(questions, pair.tokenizer, template)[:limit]
     how = Sampling(num_speculative_tokens, max_new_tokens)
-    contenders, points = measure_thresholds(pair, heads, asked, threshold, how, output)
+    contenders, points = measure_thresholds(pair, heads, asked, threshold, how, output, batch_size)
     console().print(points_table(contenders, points))
     about = {"target": target, "draft": draft, **vars(how)}
     refusals = []

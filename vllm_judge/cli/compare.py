@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vllm_judge.cli.options import ChatTemplate, NumDrafts
+from vllm_judge.cli.options import BatchSize, ChatTemplate, DeviceMap, NumDrafts
 from vllm_judge.cli.screen import console, define
+from vllm_judge.decoding import BATCH_SIZE
 from vllm_judge.demo.choices import World
 from vllm_judge.errors import JudgeError
 
@@ -39,6 +40,8 @@ def compare(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="By default 512, of the demo's 192.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Mass of the nucleus that is sampled from.")] = 1.0,
+    batch_size: BatchSize = BATCH_SIZE,
+    device_map: DeviceMap = None,
 ) -> None:
     """Measures every acceptance rule on the same questions: accuracy against tokens per target forward."""
     if demo == bool(target or draft or head or questions_file):
@@ -71,7 +74,7 @@ def compare(
         asked = f"the demo's word problems, {world} world"
         subject: dict[str, Any] = {"pair": "demo", "world": world}
     elif target and draft and questions_file:
-        pair = Pair.load(target, draft, default_dtype())
+        pair = Pair.load(target, draft, default_dtype(), device_map)
         asked = questions_file.name
         template = chat_template.read() if chat_template else None
         questions = held_out_questions(questions_file, pair.tokenizer, template)[:n]
@@ -83,7 +86,7 @@ def compare(
     chosen = comparison.contenders(rules, rule or [])
     folder = AnswerFolder(output, comparison.identity(pair, heads, how, seed))
 
-    answers = comparison.measure(pair, questions, chosen, how, seed, folder)
+    answers = comparison.measure(pair, questions, chosen, how, seed, folder, batch_size)
     points = summarise(chosen, answers, num_speculative_tokens)
     sampled = f"temperature {temperature:g}, top_p {top_p:g}" if temperature else "greedy"
     title = f"{asked}: n = {len(questions)}, {sampled}, {num_speculative_tokens} drafts per cycle"

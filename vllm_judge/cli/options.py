@@ -25,6 +25,11 @@ ChatTemplate = Annotated[
 ]
 Retries = Annotated[int, typer.Option(min=0, help="Repetitions of a request that failed.")]
 NumDrafts = Annotated[int, typer.Option("--num-speculative-tokens", min=1, help="Draft tokens per cycle.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts side by side; fewer take less memory.")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(help="Where the target's layers go, such as auto for all GPUs; by default the first GPU, or the CPU."),
+]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")]
 
 

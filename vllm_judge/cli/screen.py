@@ -17,9 +17,10 @@ from vllm_judge.errors import JudgeError
 NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A table that is piped into a file or a pager has no screen whose width it must keep to.
 WIDE = 200
-# Try it, make a head, measure it.
+# Try it, make a head, deploy it, measure it.
 IN_ORDER = (
     *("demo", "court", "label", "train", "calibrate"),
+    *("head", "validate", "push"),
     *("compare", "evaluate", "replay", "project", "report"),
 )
 

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_judge.comparison.answers import Answer, AnswerFolder, Contender
+from vllm_judge.decoding import BATCH_SIZE
+from vllm_judge.decoding.batch import Request
 from vllm_judge.decoding.pair import Pair, Sampling, fingerprint
 from vllm_judge.decoding.questions import Question
 from vllm_judge.decoding.rules import Rule, all_rules
 from vllm_judge.decoding.rules.judge import judge_rule
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
-from vllm_judge.progress import track
+from vllm_judge.progress import bar
 
 BASELINE = "strict"
 
@@ -68,31 +70,39 @@ def measure(
     how: Sampling,
     seed: int,
     folder: AnswerFolder,
+    batch_size: int = BATCH_SIZE,
 ) -> list[list[Answer]]:
     """Answers every question under every contender, unless the folder has the answer already.
+
+    Args:
+        batch_size: see `decode_under`.
 
     Returns:
         a list for each contender, with one answer for each question.
     """
     answers = [folder.read(contender) for contender in chosen]
-    for question in track(f"{len(chosen)} rules and settings", questions):
-        missing = [i for i, known in enumerate(answers) if question.key not in known]
-        if not missing:
-            continue
-        rules = [chosen[i].accepts for i in missing]
-        runs = pair.decode(question.prompt_ids, rules, how, _seed_of(question, seed))
-        for i, run in zip(missing, runs, strict=True):
-            text = pair.text(run.tokens)
-            answer = Answer(
-                question=question.key,
-                right=question.is_right(text),
-                tokens=len(run.tokens),
-                cycles=run.cycles,
-                judge_only=run.judge_only,
-                text=text,
-            )
-            folder.add(chosen[i], answer)
-            answers[i][question.key] = answer
+    asked = {question.key: question for question in questions}
+    missing = {key: [i for i, known in enumerate(answers) if key not in known] for key in asked}
+    todo = [question for key, question in asked.items() if missing[key]]
+    requests = [
+        Request(one.prompt_ids, [chosen[i].accepts for i in missing[one.key]], _seed_of(one, seed)) for one in todo
+    ]
+    with bar(f"{len(chosen)} rules and settings", len(asked), len(asked) - len(todo)) as advance:
+        for index, runs in pair.decode(requests, how, batch_size) if requests else ():
+            question = todo[index]
+            for i, run in zip(missing[question.key], runs, strict=True):
+                text = pair.text(run.tokens)
+                answer = Answer(
+                    question=question.key,
+                    right=question.is_right(text),
+                    tokens=len(run.tokens),
+                    cycles=run.cycles,
+                    judge_only=run.judge_only,
+                    text=text,
+                )
+                folder.add(chosen[i], answer)
+                answers[i][question.key] = answer
+            advance()
     return [[known[question.key] for question in questions] for known in answers]
 
 

@@ -1,17 +1,20 @@
 """A target and its draft, loaded, checked against each other, ready to be compared under rules."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from vllm_judge.decoding.decoder import Decoded, decode_under
-from vllm_judge.decoding.rules import Acceptance
+from vllm_judge.decoding import BATCH_SIZE
+from vllm_judge.decoding.batch import Decoded, Request
+from vllm_judge.decoding.decoder import decode_under
 from vllm_judge.errors import HeadError, JudgeError
 from vllm_judge.head import JudgeHead
 from vllm_judge.special_tokens import special_token_ids
+from vllm_judge.threads import set_threads
 from vllm_judge.tokencourt.tokenizer import load_tokenizer
 
 
@@ -34,12 +37,13 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod
-    def load(cls, target: str, draft: str, dtype: torch.dtype | str) -> "Pair":
+    def load(cls, target: str, draft: str, dtype: torch.dtype | str, device_map: str | None = None) -> "Pair":
         """Loads both, onto a GPU where there is one.
 
         Args:
             target, draft: folders or Hub repositories.
             dtype: as `from_pretrained` takes it.
+            device_map: where the target's layers go, see `load_model`.
 
         Raises:
             JudgeError: there is no such model, or their tokenizers differ.
@@ -47,28 +51,31 @@ class Pair:
         tokenizer = load_tokenizer(target, "--target")
         if load_tokenizer(draft, "--draft").get_vocab() != tokenizer.get_vocab():
             raise JudgeError(f"{target} and {draft} have different vocabularies: a draft must use its target's tokens.")
-        return cls(load_model(target, dtype), load_model(draft, dtype), tokenizer)
+        pair = cls(load_model(target, dtype, device_map), load_model(draft, dtype), tokenizer)
+        set_threads(pair.target, pair.draft)
+        return pair
 
     def load_head(self, name: str) -> JudgeHead:
         """A judge head from a folder or Hub repository, see `load_head`."""
         return load_head(name, self.target)
 
-    def decode(self, prompt_ids: Sequence[int], rules: Sequence[Acceptance], how: Sampling, seed: int) -> list[Decoded]:
-        """One generation a rule, see `decode_under`."""
+    def decode(
+        self, requests: Sequence[Request], how: Sampling, batch_size: int = BATCH_SIZE
+    ) -> Iterator[tuple[int, list[Decoded]]]:
+        """Each request's index and one generation a rule, see `decode_under`."""
         end = self.target.generation_config.eos_token_id
         ends = [] if end is None else [end] if isinstance(end, int) else end
         return decode_under(
-            rules,
             self.target,
             self.draft,
-            prompt_ids,
+            requests,
             num_speculative_tokens=how.num_speculative_tokens,
             max_new_tokens=how.max_new_tokens,
             eos_token_ids={*ends, self.tokenizer.eos_token_id} - {None},
             protected_token_ids=special_token_ids(self.tokenizer),
             temperature=how.temperature,
             top_p=how.top_p,
-            generator=torch.Generator().manual_seed(seed),
+            batch_size=batch_size,
         )
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -76,21 +83,24 @@ class Pair:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
-def load_model(name: str, dtype: torch.dtype | str) -> PreTrainedModel:
+def load_model(name: str, dtype: torch.dtype | str, device_map: str | None = None) -> PreTrainedModel:
     """A model from a folder or Hub repository, on a GPU where there is one.
 
     Args:
         dtype: as `from_pretrained` takes it.
+        device_map: where its layers go, as `from_pretrained` takes it, such as "auto" for all GPUs.
 
     Raises:
-        JudgeError: there is no such model.
+        JudgeError: there is no such model, or it cannot be put there.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device_map is not None and find_spec("accelerate") is None:
+        raise JudgeError(f"the device map {device_map!r} needs the package accelerate: install it.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except OSError as error:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
+    except (OSError, ValueError) as error:
         raise JudgeError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    return model.eval().to(device)
+    ready = model.eval()
+    return ready if device_map is not None or not torch.cuda.is_available() else ready.to("cuda")
 
 
 def load_head(name: str, target: PreTrainedModel) -> JudgeHead:

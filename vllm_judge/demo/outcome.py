@@ -1,7 +1,7 @@
 """What one engine did with a set of problems, in the figures that every demo and benchmark prints."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from vllm_judge.demo.world import Problem, is_correct
@@ -56,6 +56,12 @@ class Outcome:
             seconds,
             **{name: after[name] - before[name] for name in COUNTERS},
         )
+
+    @classmethod
+    def total(cls, outcomes: "Sequence[Outcome]") -> "Outcome":
+        """Several runs taken together, one after the other."""
+        counts = (sum(column) for column in zip(*(astuple(one)[1:] for one in outcomes), strict=True))
+        return cls(tuple(right for one in outcomes for right in one.correct), *counts)
 
     @property
     def tokens_per_s(self) -> float:

@@ -10,6 +10,7 @@ from vllm_judge.demo.documents import wrong_number
 from vllm_judge.demo.tokenizer import render_prompt
 from vllm_judge.demo.world import problems, solution_pieces
 from vllm_judge.replay.texts import Text, TextLine, tokenized
+from vllm_judge.threads import set_threads
 
 
 def demo_texts(n: int, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
@@ -21,6 +22,7 @@ def demo_texts(n: int, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Te
     asked = problems(n, seed, "test")
     prompts = [render_prompt(problem.question) for problem in asked]
     draft = AutoModelForCausalLM.from_pretrained(trio.strict_config()["model"]).eval()
+    set_threads(draft)
     rng = random.Random(seed)
     authors: dict[str, list[str]] = {"right, in other words": [], "one number wrong": []}
     for problem in asked:

@@ -1,16 +1,17 @@
-"""Hook of vLLM's command line: `--speculative-config` takes the path of a file."""
+"""Hook of vLLM's command line: `--speculative-config` takes a file, a folder or a Hub repository."""
 
 import argparse
 import functools
 from collections.abc import Callable
 from typing import Any
 
-from vllm_judge.config import JudgeConfigError, read_speculative_config
+from vllm_judge.config import read_speculative_config
+from vllm_judge.errors import JudgeConfigError
 
 
 def add_cli_args(original: Callable[..., Any], parser: Any) -> Any:
     """Symptom: `--speculative-config judge.json` fails in the parser. Why: vLLM reads JSON text only.
-    How: the argument's type also takes the path of a file. Until: vLLM takes paths (no issue upstream)."""
+    How: the argument's type also takes whatever names a judge.json. Until: vLLM takes paths (no issue upstream)."""
     parser = original(parser)
     for action in parser._actions:
         if action.dest == "speculative_config":
@@ -37,7 +38,7 @@ class _OnceIfPath(argparse._StoreAction):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if isinstance(getattr(namespace, self.dest, None), str) and isinstance(values, dict):
             parser.error(
-                f"argument {option_string}: the file {getattr(namespace, self.dest)} cannot be combined with "
+                f"argument {option_string}: {getattr(namespace, self.dest)} cannot be combined with "
                 "--speculative-config.KEY: write the key into the file."
             )
         super().__call__(parser, namespace, values, option_string)

@@ -4,9 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ArgsKwargs
 
-from vllm_judge.config import SECTION, JudgeConfig, JudgeConfigError, read_speculative_config
+from vllm_judge.config import SECTION, JudgeConfig, read_speculative_config
 from vllm_judge.engine import fit, support
+from vllm_judge.errors import JudgeConfigError
+
+# In characters: of a message of vLLM's, as many sentences are kept.
+MAX_REASON = 240
 
 
 def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -26,7 +31,7 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
     except ValidationError as error:
         if section is None or error.title != "SpeculativeConfig":
             raise
-        raise JudgeConfigError(_first_sentence(error)) from None
+        raise JudgeConfigError(first_sentence(error)) from None
     finally:
         # The same arguments may be used again, and must then still name the judge.
         self.speculative_config = given
@@ -37,10 +42,29 @@ def create_engine_config(original: Callable[..., Any], self: Any, *args: Any, **
     return vllm_config
 
 
-def _first_sentence(error: ValidationError) -> str:
+def first_sentence(error: ValidationError) -> str:
+    """The first of pydantic's errors about a speculative config, without the objects that it prints with it."""
     first = error.errors()[0]
-    field = ".".join(["speculative_config", *map(str, first["loc"])])
-    return f"{field}: {first['msg']}, found {first['input']!r}: correct it."
+    if first["loc"]:
+        field = ".".join(["speculative_config", *map(str, first["loc"])])
+        return f"{field}: {first['msg']}, found {first['input']!r}: correct it."
+    reason = _shortened(first["msg"].removeprefix("Value error, "))
+    # What vLLM makes a ModelConfig of, and how it tells a draft model's from the target's.
+    given = first["input"].kwargs if isinstance(first["input"], ArgsKwargs) else None
+    if given is not None and given.get("runner") == "draft":
+        return f"speculative_config.model is {given['model']!r}, which vLLM cannot load as a draft model: {reason}"
+    return f"speculative_config: {reason}"
+
+
+def _shortened(message: str) -> str:
+    """The whole sentences at the beginning of a message, without what vLLM lists behind them."""
+    first, *others = message.strip().splitlines()[0].split(". ")
+    shortened = first
+    for sentence in others:
+        if len(shortened) + len(sentence) > MAX_REASON:
+            break
+        shortened += f". {sentence}"
+    return shortened.rstrip(".") + "."
 
 
 def judge_config(speculative_config: Any) -> JudgeConfig | None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import vllm
 from vllm.logger import init_logger
 
-from vllm_judge.config import JudgeConfigError
-from vllm_judge.engine.contract import BOTH, HOOKED, KERNELS, V1, V2, Expectation, Mirrored, Sources
+from vllm_judge.engine.contract import BOTH, HOOKED, KERNELS, PROMPT_STATES, V1, V2, Expectation, Sources, Text
 from vllm_judge.engine.hook import mismatch
+from vllm_judge.errors import JudgeConfigError
 
 logger = init_logger("vllm.judge")
 
@@ -19,12 +19,17 @@ def check_hooks() -> None:
 
 
 def check_runner(use_v2: bool) -> None:
-    """Raises JudgeConfigError where what a judge in a model runner builds on has changed; warns where code that is
-    mirrored has: what vLLM accepts by itself may then differ from what a judged engine accepts strictly."""
+    """Raises JudgeConfigError where what a judge in a model runner builds on has changed; warns where a text has: what
+    vLLM accepts by itself may then differ from what a judged engine accepts strictly."""
     expectations = (*V2, *KERNELS) if use_v2 else V1
-    _refuse(_misfits(tuple(e for e in expectations if not isinstance(e, Mirrored))))
-    if changed := _misfits(tuple(e for e in expectations if isinstance(e, Mirrored))):
+    _refuse(_misfits(tuple(e for e in expectations if not isinstance(e, Text))))
+    if changed := _misfits(tuple(e for e in expectations if isinstance(e, Text))):
         logger.warning("judge: strict decisions may differ from vLLM's own: %s.", "; ".join(changed))
+
+
+def check_prompt_states() -> None:
+    """Raises JudgeConfigError where what reads hidden states of prompts builds on has changed."""
+    _refuse(_misfits(PROMPT_STATES))
 
 
 # An installation does not change while it runs, and reading it takes half a second.

@@ -3,13 +3,15 @@
 from typing import Any
 
 import torch
+from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig
-from vllm_judge.engine.dial import request_threshold
+from vllm_judge.engine import dial
+from vllm_judge.errors import DialError
 from vllm_judge.head import JudgeHead
 
-# As many stop tokens of its own as a judged request may have; vLLM bounds them alike where min_tokens is used.
-MAX_STOP_TOKEN_IDS = 128
+logger = init_logger("vllm.judge")
+
 # A thinking budget forces a token by writing 1e9 into its logit (both runners). Where a row's largest logit is beyond
 # this bound, every other token of the row is forbidden. Temperature may have divided the 1e9, hence the distance.
 FORCED_LOGIT = 1e7
@@ -25,38 +27,40 @@ class Judge:
 
     def __init__(self, config: JudgeConfig, vocab_size: int, device: torch.device):
         self.head = JudgeHead.from_pretrained(config.model, revision=config.revision).to(device)
-        self._default_threshold = config.threshold
-        self._protected_ids = {token for token in config.protected_token_ids if token < vocab_size}
+        self._config, self._vocab_size = config, vocab_size
         self.protected = torch.zeros(vocab_size, dtype=torch.bool)
-        self.protected[sorted(self._protected_ids)] = True
+        self.protected[[token for token in config.protected_token_ids if token < vocab_size]] = True
         self.protected = self.protected.to(device)
 
-    def threshold(self, sampling_params: Any) -> float:
-        """The log-odds above which the judge accepts for a request; +inf: strict."""
-        return request_threshold(sampling_params.extra_args, self._default_threshold)
+    def dial(self, sampling_params: Any) -> dial.Dial:
+        """A request's dial, with stop tokens of the vocabulary only. Admission refuses what means nothing; whatever
+        comes here all the same must not stop the engine, and is decoded strictly."""
+        try:
+            found = dial.read(sampling_params, self._config.threshold, self._config.protected_token_ids)
+        except DialError as error:
+            logger.warning_once("judge: a request is decoded strictly: %s", error)
+            return dial.STRICT
+        return found._replace(stop_token_ids=tuple(t for t in found.stop_token_ids if 0 <= t < self._vocab_size))
 
-    def stop_token_ids(self, sampling_params: Any) -> list[int]:
-        """The request's own stop tokens, beyond the protected ones."""
-        return sorted(sampling_params.all_stop_token_ids - self._protected_ids)
 
+class JudgeOnlyCounts:
+    """For each request of a step, the tokens that only the judge accepted, on their way from the device.
 
-class JudgeOnlyCount:
-    """Tokens of one step that only the judge accepted, on their way from the device to the scheduler.
-
-    The copy starts when the object is made, on the step's own stream; `value` waits for that copy alone, so counting
-    never stalls the step (no host synchronisation before the output itself is read).
+    The copy starts when the object is made, on the step's own stream; `by_request` waits for that copy alone, so
+    counting never stalls the step (no host synchronisation before the output itself is read).
     """
 
-    def __init__(self, per_request: torch.Tensor):
-        """per_request: [num_requests] integer tensor on the worker's device."""
-        self._host = per_request.to("cpu", non_blocking=True)
+    def __init__(self, counts: torch.Tensor):
+        """counts: [num_requests] integers on the worker's device, in the order of the step's output."""
+        self._host = counts.to("cpu", non_blocking=True)
         self._copied = None
-        if per_request.device.type != "cpu":
-            self._source = per_request  # keeps the memory until the copy has read it
-            self._copied = torch.Event(per_request.device)
+        if counts.device.type != "cpu":
+            self._source = counts  # keeps the memory until the copy has read it
+            self._copied = torch.Event(counts.device)
             self._copied.record()
 
-    def value(self) -> int:
+    def by_request(self, req_ids: list[str]) -> dict[str, int]:
+        """The counts that are not zero."""
         if self._copied is not None:
             self._copied.synchronize()
-        return int(self._host.sum())
+        return {request: count for request, count in zip(req_ids, self._host.tolist(), strict=True) if count}

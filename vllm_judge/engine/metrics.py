@@ -1,6 +1,9 @@
 """The judge-only counter, from a step's output to /metrics and `llm.get_metrics()`.
 
-device (JudgeOnlyCount) -> attribute of ModelRunnerOutput -> Scheduler -> SpecDecodingStats -> SpecDecodingProm
+device (JudgeOnlyCounts) -> attribute of ModelRunnerOutput -> Scheduler -> SpecDecodingStats -> SpecDecodingProm
+
+Up to the scheduler the counts are each request's own: it drops what a request did that has ended meanwhile (aborted, or
+stopped while its next step was under way), and only what it keeps is counted, as vLLM counts accepted tokens.
 """
 
 import dataclasses
@@ -10,7 +13,7 @@ from typing import Any
 from vllm.v1.metrics.utils import create_metric_per_engine
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-from vllm_judge.engine.judge import JudgeOnlyCount
+from vllm_judge.engine.judge import JudgeOnlyCounts
 
 OUTPUT_FIELD = "judge_only_tokens"
 STATS_FIELD = "num_judge_only_tokens"
@@ -18,17 +21,17 @@ COUNTER = "vllm:spec_decode_num_judge_only_tokens"
 DESCRIPTION = "Number of accepted draft tokens that strict verification alone would have rejected."
 
 
-def attach(output: Any, count: JudgeOnlyCount | None) -> Any:
-    """Puts a step's count on its output: at once, or when an asynchronous output is read."""
+def attach(output: Any, counts: JudgeOnlyCounts | None) -> Any:
+    """Puts a step's counts, by request id, on its output: at once, or when an asynchronous output is read."""
     if hasattr(output, "get_output"):
         read = output.get_output
 
         def get_output() -> Any:
-            return attach(read(), count)
+            return attach(read(), counts)
 
         output.get_output = get_output
     elif output is not None:
-        setattr(output, OUTPUT_FIELD, 0 if count is None else count.value())
+        setattr(output, OUTPUT_FIELD, {} if counts is None else counts.by_request(output.req_ids))
     return output
 
 
@@ -45,24 +48,28 @@ def extend_stats() -> None:
 
 
 def update_from_output(original: Callable[..., Any], self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
-    """Around Scheduler.update_from_output: keeps the step's count for make_stats, and insists that there is one."""
-    if _judge(self.vllm_config) is not None and scheduler_output.scheduled_spec_decode_tokens:
-        count = getattr(model_runner_output, OUTPUT_FIELD, None)
-        if count is None and model_runner_output.sampled_token_ids:
+    """Around Scheduler.update_from_output: keeps the step's counts for `make_spec_decoding_stats`, and insists that
+    there are some."""
+    self.judge_only_tokens = getattr(model_runner_output, OUTPUT_FIELD, None)
+    if self.judge_only_tokens is None:
+        drafts = scheduler_output.scheduled_spec_decode_tokens and model_runner_output.sampled_token_ids
+        if drafts and _judge(self.vllm_config) is not None:
             raise RuntimeError(
                 "vllm-judge: a worker verified draft tokens without the judge: "
                 "install vllm-judge-decoding on every node of this engine."
             )
-        self.judge_only_tokens = getattr(self, "judge_only_tokens", 0) + (count or 0)
+        self.judge_only_tokens = {}
     return original(self, scheduler_output, model_runner_output)
 
 
-def make_stats(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around Scheduler.make_stats: hands what has been counted since the last statistics on with them."""
-    stats = original(self, *args, **kwargs)
-    if stats is not None and stats.spec_decoding_stats is not None:
-        setattr(stats.spec_decoding_stats, STATS_FIELD, getattr(self, "judge_only_tokens", 0))
-        self.judge_only_tokens = 0
+def make_spec_decoding_stats(
+    original: Callable[..., Any], self: Any, spec_decoding_stats: Any, *, request_id: str, **counts: Any
+) -> Any:
+    """Around Scheduler.make_spec_decoding_stats, which counts one request's accepted tokens."""
+    stats = original(self, spec_decoding_stats, request_id=request_id, **counts)
+    if stats is not None:
+        judge_only = getattr(stats, STATS_FIELD) + self.judge_only_tokens.get(request_id, 0)
+        setattr(stats, STATS_FIELD, judge_only)
     return stats
 
 

@@ -1,11 +1,18 @@
 """What judged decoding cannot be combined with, refused when the engine's configuration is made."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from vllm import envs
 from vllm.logger import init_logger
 
-from vllm_judge.config import JudgeConfig, JudgeConfigError, JudgeSection, load_head
+from vllm_judge import output_layer
+from vllm_judge.config import JudgeConfig, JudgeSection, load_head
+from vllm_judge.engine.metrics import COUNTER
+from vllm_judge.errors import JudgeConfigError
+from vllm_judge.head import JudgeHead
 from vllm_judge.special_tokens import special_token_ids
 
 logger = init_logger("vllm.judge")
@@ -26,15 +33,20 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     """
     for refused in refusals(vllm_config):
         raise JudgeConfigError(refused)
-    head = load_head(section, vllm_config.model_config.get_hidden_size())
-    if vllm_config.lora_config is not None:
-        logger.warning("judge: LoRA is on, and the judge head was trained on the base model; measure its quality anew.")
+    head = load_head(section, output_layer.width(vllm_config.model_config.hf_text_config))
+    for doubt in doubts(vllm_config, head):
+        logger.warning("judge: %s", doubt)
     return JudgeConfig(
-        model=section.model,
-        revision=section.revision,
-        threshold=head.threshold if section.threshold is None else section.threshold,
-        protected_token_ids=_protected_token_ids(vllm_config.model_config),
+        model=head.source,
+        revision=head.commit,
+        threshold=threshold(section, head),
+        protected_token_ids=protected_token_ids(vllm_config.model_config),
     )
+
+
+def threshold(section: JudgeSection, head: JudgeHead) -> float:
+    """The engine's default threshold: the section's, or else the head's own."""
+    return head.threshold if section.threshold is None else section.threshold
 
 
 def refusals(vllm_config: Any) -> Iterator[str]:
@@ -61,19 +73,56 @@ def refusals(vllm_config: Any) -> Iterator[str]:
         yield "judge cannot be used with watermarking, whose key decides what is accepted: remove one of the two."
     if parallel.enable_elastic_ep:
         yield "judge cannot be used with enable_elastic_ep, which loads workers past the judge: remove one of the two."
-    external = parallel.distributed_executor_backend == "external_launcher"
-    if external and parallel.pipeline_parallel_size > 1 and not vllm_config.use_v2_model_runner:
+    if model.return_sampling_mask:
         yield (
-            "judge cannot be used with distributed_executor_backend 'external_launcher' and pipeline_parallel_size "
-            f"{parallel.pipeline_parallel_size} on model runner V1: use pipeline_parallel_size 1."
+            "judge cannot be used with return_sampling_mask, since a token that only the judge accepts may lie outside "
+            "the mask that is returned: remove one of the two."
+        )
+    # vLLM itself fails on these, at load or at the first request (vllm-project/vllm#30436, #53575).
+    stages = parallel.pipeline_parallel_size
+    if stages > 1 and not vllm_config.use_v2_model_runner:
+        yield (
+            f"judge cannot be used with pipeline_parallel_size {stages} on model runner V1, whose first stages fail "
+            "for want of a drafter: use pipeline_parallel_size 1."
+        )
+    elif stages > 1 and speculative.method in ("draft_model", "ngram", "ngram_gpu"):
+        yield (
+            f"judge cannot be used with pipeline_parallel_size {stages} and method {speculative.method!r}, which vLLM "
+            "cannot run on several stages: use pipeline_parallel_size 1."
         )
 
 
-def _protected_token_ids(model_config: Any) -> tuple[int, ...]:
+def doubts(vllm_config: Any, head: JudgeHead) -> Iterator[str]:
+    """What a user should know of this engine and this head, one sentence each."""
+    if vllm_config.lora_config is not None:
+        yield "LoRA is on, and the judge head was trained on the base model; measure its quality anew."
+    target = vllm_config.model_config.model
+    if head.target_model and _name(head.target_model) != _name(target):
+        yield (
+            f"the head in {head.source} was trained on {head.target_model}, and the target is {target}: "
+            "use a head of this target, or measure the quality of this one."
+        )
+    if envs.VLLM_USE_RUST_FRONTEND:
+        yield (
+            f"the Rust front end's /metrics does not show {COUNTER}; set VLLM_USE_RUST_FRONTEND=0 where it is needed."
+        )
+
+
+def _name(model: str) -> str:
+    """What a model is called, wherever it lies: the last part of a repository's or folder's name."""
+    path = Path(model).resolve() if os.path.isdir(model) else Path(model)
+    if path.parent.name == "snapshots":  # the Hub's cache: models--owner--name/snapshots/commit
+        return path.parent.parent.name.rpartition("--")[2].casefold()
+    return path.name.casefold()
+
+
+def protected_token_ids(model_config: Any) -> tuple[int, ...]:
     """End-of-sequence and special tokens: the judge never accepts them."""
     protected: set[int] = set()
     generation_config = model_config.try_get_generation_config() or {}
-    for eos in (model_config.hf_text_config.eos_token_id, generation_config.get("eos_token_id")):
+    # A text config may lack the attribute, and the config around it may hold it (Qwen3-VL, GLM-4V).
+    configs = (model_config.hf_text_config, model_config.hf_config)
+    for eos in (*(getattr(c, "eos_token_id", None) for c in configs), generation_config.get("eos_token_id")):
         protected |= {eos} if isinstance(eos, int) else set(eos or ())
     if not model_config.skip_tokenizer_init:
         from vllm.tokenizers import cached_tokenizer_from_config

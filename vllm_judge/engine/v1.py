@@ -15,31 +15,49 @@ from vllm.v1.sample import rejection_sampler as vllm_rejection_sampler
 from vllm.v1.sample.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
-from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCount
+from vllm_judge.engine.dial import STRICT, Dial
+from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.output_layer import OutputLayer
+from vllm_judge.engine.row_blocks import by_row
 from vllm_judge.kernels.reference import allowed, evidence
 
 # Beyond any model's logit, so that softmax gives the token all of the probability.
 BOOST = 1e8
 
 
-def install(runner: Any, judge: Judge) -> None:
+def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V1 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     sampler = runner.rejection_sampler
     sampler.__class__ = JudgedRejectionSampler
     sampler.judge, sampler.runner = judge, runner
-    sample_tokens = runner.sample_tokens
+    sampler.unproposed = set()
+    execute_model, sample_tokens = runner.execute_model, runner.sample_tokens
+    propose_draft_token_ids = runner.propose_draft_token_ids
+
+    def judged_execute_model(*args: Any, **kwargs: Any) -> Any:
+        # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
+        with layer.inputs() as seen:
+            output = execute_model(*args, **kwargs)
+        sampler.hidden = seen[0] if seen else None
+        return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
-        state = runner.execute_model_state
-        sampler.hidden = None if state is None else state.sample_hidden_states
-        sampler.judge_only = None
+        sampled = runner.execute_model_state is not None
+        sampler.judge_only, sampler.proposed = None, False
         try:
             output = sample_tokens(grammar_output)
         finally:
             sampler.hidden = None
+        if sampled:
+            sampler.remember_fillers()
         return metrics.attach(output, sampler.judge_only)
 
-    runner.sample_tokens = judged_sample_tokens
+    def judged_propose_draft_token_ids(*args: Any, **kwargs: Any) -> Any:
+        sampler.proposed = True
+        return propose_draft_token_ids(*args, **kwargs)
+
+    runner.execute_model, runner.sample_tokens = judged_execute_model, judged_sample_tokens
+    runner.propose_draft_token_ids = judged_propose_draft_token_ids
 
 
 class JudgedRejectionSampler(RejectionSampler):
@@ -48,13 +66,17 @@ class JudgedRejectionSampler(RejectionSampler):
     Attributes:
         judge: the head on this device; runner: vLLM's V1 model runner.
         hidden: [rows, H], hidden states of the step's logits rows; None outside a step (profiling: nothing is judged).
-        judge_only: the step's count of tokens that only the judge accepted; None where nothing was judged.
+        judge_only: the step's counts of tokens that only the judge accepted; None where nothing was judged.
+        proposed: whether the drafter has been asked in this step.
+        unproposed: the requests whose latest drafts no drafter proposed, see `remember_fillers`.
     """
 
     judge: Judge
     runner: Any
     hidden: torch.Tensor | None = None
-    judge_only: JudgeOnlyCount | None = None
+    judge_only: JudgeOnlyCounts | None = None
+    proposed: bool
+    unproposed: set[str]
     # From apply_logits_processors to _verify, within one step: the tokens that the judge may accept, [num_drafts] bool.
     _accepts: torch.Tensor | None = None
 
@@ -67,26 +89,37 @@ class JudgedRejectionSampler(RejectionSampler):
         """Called by `forward` with raw fp32 logits [num_drafts, V]. It applies penalties and bans in place;
         temperature, top-k and top-p come later. So evidence is read before it, what constraints forbid after it."""
         hidden = self.hidden
-        params = [] if hidden is None else self._sampling_params()
-        thresholds = tuple(self.judge.threshold(p) for p in params)
+        dials = [] if hidden is None else self._dials()
+        thresholds = tuple(dial.threshold for dial in dials)
         if hidden is None or min(thresholds, default=torch.inf) == torch.inf:
             return super().apply_logits_processors(logits, sampling_metadata, metadata)
         head, drafts, num_drafts = self.judge.head, metadata.draft_token_ids.long(), metadata.num_draft_tokens
-        read = None if head.evidence is None else evidence(logits, drafts)
+        read = None if head.evidence is None else by_row(evidence, logits, drafts)
         score = head.score(hidden[metadata.target_logits_indices + 1], read)
         constrained = super().apply_logits_processors(logits, sampling_metadata, metadata)
         permitted = allowed(constrained, drafts, self.judge.protected)
         budgets = sampling_metadata.thinking_budget_state_holder
         if budgets is not None and budgets.has_tracked_requests():
             permitted &= constrained.amax(dim=-1) < FORCED_LOGIT
-        for stop_ids, span in zip(map(self.judge.stop_token_ids, params), _spans(num_drafts), strict=True):
-            if stop_ids:
-                permitted[span] &= ~torch.isin(drafts[span], torch.tensor(stop_ids, device=drafts.device))
+        for dial, span in zip(dials, _spans(num_drafts), strict=True):
+            if dial.stop_token_ids:
+                permitted[span] &= ~torch.isin(drafts[span], torch.tensor(dial.stop_token_ids, device=drafts.device))
         self._accepts = (score > _per_draft(thresholds, tuple(num_drafts), score.device)) & permitted
         return constrained
 
-    def _sampling_params(self) -> list[Any]:
-        return [self.runner.requests[request].sampling_params for request in self.runner.input_batch.req_ids]
+    def _dials(self) -> list[Dial]:
+        """By place in the batch; what no drafter proposed is verified strictly."""
+        requests, req_ids = self.runner.requests, self.runner.input_batch.req_ids
+        return [STRICT if r in self.unproposed else self.judge.dial(requests[r].sampling_params) for r in req_ids]
+
+    def remember_fillers(self) -> None:
+        """Symptom: tokens that no drafter proposed are judged. Why: where a request of the batch comes too near to the
+        drafter's largest length, vLLM asks no drafter and drafts token 0 for all (gpu_model_runner.sample_tokens),
+        which is an ordinary token in many vocabularies. How: a request whose latest drafts came about without the
+        drafter is remembered until the drafter has been asked again. Until: vLLM marks placeholders with -1."""
+        change = self.unproposed.difference_update if self.proposed else self.unproposed.update
+        change(self.runner.input_batch.req_ids)
+        self.unproposed &= self.runner.requests.keys()
 
     def _verify(self, rejection_sample: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Around vLLM's function `rejection_sample`, which decides on final logits [num_drafts, V]."""
@@ -110,7 +143,8 @@ class JudgedRejectionSampler(RejectionSampler):
         logits.scatter_(1, tokens, own)
         # A boosted draft that the step came to has left with it; behind a rejection the output holds no draft.
         left = output.flatten()[_places(*layout, max_spec_len + 1)] == drafts
-        self.judge_only = JudgeOnlyCount(judge_only & left)
+        counts = torch.zeros(len(num_drafts), dtype=torch.int32, device=drafts.device)
+        self.judge_only = JudgeOnlyCounts(counts.index_add_(0, _owners(*layout), (judge_only & left).int()))
         return output
 
 
@@ -126,10 +160,15 @@ def _strict(
     greedy = logits.argmax(dim=-1) == tokens[:, 0]
     if uniform is None:
         return greedy
-    target_prob = (logits.gather(1, tokens)[:, 0] - logits.logsumexp(dim=-1)).exp()
+    target_prob = by_row(_probability, logits, tokens[:, 0])
     draft_prob = 1.0 if draft_probs is None else draft_probs.gather(1, tokens)[:, 0]
     is_greedy = sampling_metadata.temperature == vllm_rejection_sampler.GREEDY_TEMPERATURE
     return torch.where(is_greedy[_owners(*layout)], greedy, target_prob / draft_prob >= uniform)
+
+
+def _probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """[rows]: softmax of logits [rows, V] at tokens [rows]."""
+    return (logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)).exp()
 
 
 @contextlib.contextmanager

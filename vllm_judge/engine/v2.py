@@ -4,36 +4,47 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.distributed.communication_op import tensor_model_parallel_all_reduce
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
-from vllm_judge.engine.judge import FORCED_LOGIT, MAX_STOP_TOKEN_IDS, Judge, JudgeOnlyCount
+from vllm_judge.engine.dial import MAX_STOP_TOKEN_IDS
+from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.output_layer import OutputLayer
+from vllm_judge.engine.v2_fillers import Fillers
+from vllm_judge.engine.v2_raw_scale import with_raw_scale
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
-def install(runner: Any, judge: Judge) -> None:
+def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V2 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
     verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
-    add_request, apply_staged_writes = sampler.add_request, sampler.apply_staged_writes
+    if runner.speculative_config.use_ngram():
+        verifier.fillers = Fillers(runner.speculator, runner.max_num_reqs, runner.num_speculative_steps, runner.device)
+    verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
+    add_request, apply_staged_writes = with_raw_scale(sampler), sampler.apply_staged_writes
     sample, sample_tokens = runner.sample, runner.sample_tokens
 
     def judged_add_request(req_idx: int, sampling_params: Any) -> None:
-        add_request(req_idx, sampling_params)
-        verifier.states.add_request(req_idx, sampling_params, sampler.needs_logits_processing[req_idx])
+        verifier.states.add_request(req_idx, sampling_params, add_request(req_idx, sampling_params))
 
     def judged_apply_staged_writes() -> None:
         apply_staged_writes()
         verifier.states.apply_staged_writes()
 
-    def judged_sample(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        verifier.hidden = hidden_states
-        try:
-            return sample(hidden_states, *args, **kwargs)
-        finally:
-            del verifier.hidden
+    def judged_sample(hidden_states: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
+        verifier.counts = None
+        # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
+        with layer.inputs() as verifier.layer_inputs:
+            output = sample(hidden_states, input_batch, *args, **kwargs)
+        if runner.batch_sharder is not None and input_batch.num_draft_tokens:
+            verifier.gather_counts(input_batch.idx_mapping)
+        if verifier.counts is not None:
+            verifier.judge_only = JudgeOnlyCounts(verifier.counts)
+        return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
         verifier.judge_only = None
@@ -42,6 +53,20 @@ def install(runner: Any, judge: Judge) -> None:
 
     sampler.add_request, sampler.apply_staged_writes = judged_add_request, judged_apply_staged_writes
     runner.sample, runner.sample_tokens = judged_sample, judged_sample_tokens
+    if runner.batch_sharder is not None:
+        _follow_shards(runner.batch_sharder, verifier)
+
+
+def _follow_shards(sharder: Any, verifier: Any) -> None:
+    """Where each rank samples for requests of its own, the output layer reads all ranks' rows, rank by rank."""
+    shard_sampler_inputs = sharder.shard_sampler_inputs
+
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        *inputs, plan = shard_sampler_inputs(*args, **kwargs)
+        verifier.first_row = sum(plan.num_logits_per_rank[: sharder.tp_rank])
+        return *inputs, plan
+
+    sharder.shard_sampler_inputs = followed
 
 
 class RequestStates:
@@ -50,21 +75,20 @@ class RequestStates:
     def __init__(self, judge: Judge, max_num_reqs: int, device: torch.device):
         self._judge = judge
         self.threshold = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
-        self.raw_differs = UvaBackedTensor(max_num_reqs, dtype=torch.uint8)
+        self.raw_scale = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
         self.num_stop_token_ids = UvaBackedTensor(max_num_reqs, dtype=torch.int32)
         self.stop_token_ids = StagedWriteTensor((max_num_reqs, MAX_STOP_TOKEN_IDS), dtype=torch.int32, device=device)
 
-    def add_request(self, req_idx: int, sampling_params: Any, needs_processing: bool) -> None:
-        self.threshold.np[req_idx] = self._judge.threshold(sampling_params)
-        self.raw_differs.np[req_idx] = needs_processing
-        stop_token_ids = self._judge.stop_token_ids(sampling_params)
-        self.num_stop_token_ids.np[req_idx] = len(stop_token_ids)
-        if stop_token_ids:
-            self.stop_token_ids.stage_write(req_idx, 0, stop_token_ids)
+    def add_request(self, req_idx: int, sampling_params: Any, raw_scale: float) -> None:
+        dial = self._judge.dial(sampling_params)
+        self.threshold.np[req_idx] = dial.threshold
+        self.raw_scale.np[req_idx] = raw_scale
+        self.num_stop_token_ids.np[req_idx] = len(dial.stop_token_ids)
+        self.stop_token_ids.stage_write(req_idx, 0, dial.stop_token_ids)
 
     def apply_staged_writes(self) -> None:
         self.threshold.copy_to_uva()
-        self.raw_differs.copy_to_uva()
+        self.raw_scale.copy_to_uva()
         self.num_stop_token_ids.copy_to_uva()
         self.stop_token_ids.apply_write()
 
@@ -74,22 +98,43 @@ class JudgedRejectionSampler(RejectionSampler):
 
     Attributes:
         judge: the head on this device; states: what the kernels need of each request.
-        hidden: [num_tokens, H], hidden states of the step; it is there during a step only.
-        judge_only: the step's count of tokens that only the judge accepted.
+        layer_inputs: what the output layer has read in this step: one tensor, [all ranks' rows, H].
+        first_row: of these, where this rank's begin; rows: [most rows of a step] int64, 0, 1, 2 ...
+        fillers: which drafts no drafter proposed, where the drafter leaves places empty.
+        counts: [num_reqs] int32, for each request of the step the tokens that only the judge accepted; judge_only, the
+            same on its way to the host. None where nothing was verified.
     """
 
     judge: Judge
     states: RequestStates
-    hidden: torch.Tensor
-    judge_only: JudgeOnlyCount | None = None
+    layer_inputs: list[torch.Tensor]
+    rows: torch.Tensor
+    first_row: int = 0
+    fillers: Fillers | None = None
+    counts: torch.Tensor | None = None
+    judge_only: JudgeOnlyCounts | None = None
 
     def __call__(self, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
         # vLLM verifies in chunks of requests and hands `_verify` slices of rows: `_row` is where the next one starts.
-        self._hidden_rows, self._row = input_batch.logits_indices, 0
+        [self._hidden], self._row = self.layer_inputs, self.first_row
         self._counts: list[torch.Tensor] = []
         output = super().__call__(logits, input_batch, *args, **kwargs)
-        self.judge_only = JudgeOnlyCount(self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts))
+        self.counts = self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts)
+        self._idx_mapping = input_batch.idx_mapping
         return output
+
+    def gather_counts(self, idx_mapping: torch.Tensor) -> None:
+        """Where each tensor-parallel rank has sampled requests of its own (batch-sharded sampling): makes `counts` all
+        ranks'. To be called by every rank, whether it had requests or not.
+
+        Args:
+            idx_mapping: [num_reqs] the whole step's requests, by their index of state.
+        """
+        # Not every platform's all-reduce knows integers; in fp32 these are exact.
+        counts = torch.zeros(len(self.states.threshold.np), device=idx_mapping.device)
+        if self.counts is not None:
+            counts[self._idx_mapping] = self.counts.float()
+        self.counts = tensor_model_parallel_all_reduce(counts)[idx_mapping].int()
 
     def _verify(
         self,
@@ -118,11 +163,11 @@ class JudgedRejectionSampler(RejectionSampler):
             seq_lens_upper_bound_np,
             skip_top_k_top_p=True,
         )
-        draft_constrained = None
+        fillers = None if self.fillers is None else self.fillers.rows(expanded_idx_mapping, expanded_local_pos)
+        draft_constrained = self._draft_constrained(processed, verify_draft_sampled, idx_mapping_np, fillers)
         if processed is not logits:
-            draft_constrained = self._draft_constrained(processed, verify_draft_sampled, idx_mapping_np)
             processed = sampling.apply_top_k_top_p(processed, expanded_idx_mapping, idx_mapping_np)
-        rows = self._hidden_rows[self._row : self._row + len(logits)]
+        rows = self.rows[self._row : self._row + len(logits)]
         self._row += len(logits)
         head = self.judge.head
         sampled, num_sampled, judge_only = judged_rejection_sample(
@@ -139,9 +184,9 @@ class JudgedRejectionSampler(RejectionSampler):
             self.num_speculative_steps,
             use_fp64=self.sampler.use_fp64_gumbel,
             raw_logits=logits,
-            raw_differs=self.states.raw_differs.gpu,
+            raw_scale=self.states.raw_scale.gpu,
             draft_constrained=draft_constrained,
-            hidden=self.hidden,
+            hidden=self._hidden,
             hidden_rows=rows,
             weight=head.weight,
             bias=head.bias,
@@ -155,22 +200,29 @@ class JudgedRejectionSampler(RejectionSampler):
         return processed, sampled, num_sampled
 
     def _draft_constrained(
-        self, constrained: torch.Tensor, draft_sampled: torch.Tensor, idx_mapping_np: np.ndarray
+        self,
+        constrained: torch.Tensor,
+        draft_sampled: torch.Tensor,
+        idx_mapping_np: np.ndarray,
+        fillers: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """[rows] fp32, by the draft token's own row: its logit one row earlier, after constraints, before truncation.
+        """[rows] fp32, by the draft token's own row: its logit one row earlier, after constraints, before truncation;
+        -inf for a filler, which is not to be judged.
 
-        None where the final logits still tell: no top-k or top-p in the step and no thinking budget.
+        None where the final logits still tell: no top-k or top-p in the step, no thinking budget, and a drafter without
+        fillers.
         """
         sampling, budgets = self.sampler.sampling_states, self.sampler.thinking_budget_state
         truncated = np.any(sampling.top_k.np[idx_mapping_np] != sampling.vocab_size) or np.any(
             sampling.top_p.np[idx_mapping_np] != 1.0
         )
         budgeted = budgets.enabled and np.any(budgets.use_thinking_budget[idx_mapping_np])
-        if not truncated and not budgeted:
+        if not truncated and not budgeted and fillers is None:
             return None
         verifying, drafts = constrained[:-1], draft_sampled[1:].clamp(min=0).long()
         own = verifying.gather(1, drafts[:, None])[:, 0].float()
         if budgeted:
             own.masked_fill_(verifying.amax(dim=-1) > FORCED_LOGIT, -torch.inf)
         # The first row of a step holds no draft token.
-        return torch.cat([own.new_full((1,), -torch.inf), own])
+        own = torch.cat([own.new_full((1,), -torch.inf), own])
+        return own if fillers is None else own.masked_fill(fillers, -torch.inf)

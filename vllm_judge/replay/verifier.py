@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vllm_judge import output_layer
 from vllm_judge.decoding.pair import load_head, load_model
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead, logit
 from vllm_judge.kernels.reference import allowed, evidence
 from vllm_judge.special_tokens import special_token_ids
+from vllm_judge.threads import set_threads
 from vllm_judge.tokencourt.tokenizer import load_tokenizer
 
 ROWS = 256  # rows of logits that are in fp32 at the same time
@@ -74,6 +76,7 @@ class Verifier:
             HeadError: the head cannot be loaded, or is for another hidden size than the target's.
         """
         tokenizer, model = load_tokenizer(target, "--target"), load_model(target, dtype)
+        set_threads(model)
         judge = load_head(head, model)
         return cls(model, tokenizer, judge, judge.threshold if threshold is None else threshold)
 
@@ -93,10 +96,11 @@ class Verifier:
         if length > longest:
             raise JudgeError(f"prompt and text have {length} tokens, and the target reads at most {longest}.")
         ids = torch.tensor([[*prompt_ids, *text_ids]], device=self.target.device)
-        output = self.target(ids, use_cache=False, output_hidden_states=True)
+        with output_layer.inputs(self.target) as seen:
+            output = self.target(ids, use_cache=False)
         tokens = ids[0, len(prompt_ids) :]
         logits = output.logits[0, len(prompt_ids) - 1 : -1]  # row i - 1 verifies token i,
-        hidden = output.hidden_states[-1][0, len(prompt_ids) :]  # the judge reads the token's own row
+        hidden = seen[0][0, len(prompt_ids) :]  # the judge reads the token's own row
         protected = self._protected(logits.shape[-1])
         parts = [
             self._rows(*rows, protected)

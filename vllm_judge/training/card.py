@@ -19,14 +19,19 @@ unless set).
 
 Use it with the target that it was fitted on, and with no other:
 
-    {{"method": "draft_model", "model": "<draft>", "num_speculative_tokens": 16, "judge": {{"model": "<this folder>"}}}}
+    vllm serve {target} --speculative-config {config}
 
 Judge Decoding does not keep the target's distribution: an accepted token is one that the judge takes for right.
 
 ## How it was trained
 
 {method}
+"""
+UNCALIBRATED = (
+    """'{"method": "draft_model", "model": "<draft>", "num_speculative_tokens": 16, "judge": {"model": "<this>"}}'"""
+)
 
+MEASURED = """
 Fitted on {fit_right:,} right tokens and {fit_wrong:,} mistakes; measured on {held_out_right:,} right tokens and
 {held_out_wrong:,} mistakes of other problems. AUC {auc:.4f}{auc_mismatch}.
 
@@ -63,28 +68,20 @@ CALIBRATION = """
 
 
 def head_card(head: JudgeHead) -> str:
-    """A README.md from what the head's provenance says; ablation and calibration only where they were done."""
+    """A README.md from what the head's provenance says; measurements, ablation and calibration only where there are."""
     provenance = head.provenance
     inputs = "the target's last hidden state at the token's own row"
     if head.evidence is not None:
         inputs += " and what the target's own distribution said of the token"
-    mismatch = provenance["auc_mismatch"]
-    rows = (f"| {r['threshold']} | {r['accepts']:.2%} | {r['false_accepts']:.2%} |" for r in provenance["rates"])
     card = CARD.format(
         target=head.target_model,
         inputs=inputs,
         threshold=head.threshold,
+        config="<this folder or repository>" if "calibration" in provenance else UNCALIBRATED,
         method=provenance["method"],
-        fit_right=provenance["fit_tokens"]["right"],
-        fit_wrong=provenance["fit_tokens"]["wrong"],
-        held_out_right=provenance["held_out_tokens"]["right"],
-        held_out_wrong=provenance["held_out_tokens"]["wrong"],
-        auc=provenance["auc"],
-        auc_mismatch=""
-        if mismatch is None
-        else f"; among tokens that the target would not have chosen itself\n{mismatch:.4f}",
-        rates="\n".join(rows),
     )
+    if "rates" in provenance:
+        card += _measured(provenance)
     if "ablation" in provenance:
         card += ABLATION.format(
             balanced=BALANCED if provenance["balance_positions"] else "",
@@ -97,6 +94,22 @@ def head_card(head: JudgeHead) -> str:
         calibration = provenance["calibration"]
         card += CALIBRATION.format(promise=calibration["promise"], rows=_rows(map(_point, calibration["points"])))
     return card
+
+
+def _measured(provenance: dict[str, Any]) -> str:
+    mismatch = provenance["auc_mismatch"]
+    rows = (f"| {r['threshold']} | {r['accepts']:.2%} | {r['false_accepts']:.2%} |" for r in provenance["rates"])
+    return MEASURED.format(
+        fit_right=provenance["fit_tokens"]["right"],
+        fit_wrong=provenance["fit_tokens"]["wrong"],
+        held_out_right=provenance["held_out_tokens"]["right"],
+        held_out_wrong=provenance["held_out_tokens"]["wrong"],
+        auc=provenance["auc"],
+        auc_mismatch=""
+        if mismatch is None
+        else f"; among tokens that the target would not have chosen itself\n{mismatch:.4f}",
+        rates="\n".join(rows),
+    )
 
 
 def ablation_cells(line: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from vllm_judge import output_layer
 from vllm_judge.errors import JudgeError
 from vllm_judge.progress import bar
 from vllm_judge.tokencourt.choices import HELD_OUT
 from vllm_judge.tokencourt.court import read_court
 from vllm_judge.tokencourt.masks import AfterMistake
 from vllm_judge.training.choices import Dtype, SourceName, Store
-from vllm_judge.training.output_head import OutputHead
-from vllm_judge.training.sequences import LabelledSequence, Sequences, make_sequences
+from vllm_judge.training.sequences import Sequences, make_sequences
 from vllm_judge.training.shards import Columns, Index, Settings, Shard, plan_shards, write_index, write_shard
 from vllm_judge.training.sources import Source
 
@@ -55,7 +55,7 @@ def extract(
         open_source: loads the target; called only where a shard is missing.
         source, dtype: what `open_source` loads, and what that computes in; kept in the index.
         store: what hidden states are stored in.
-        max_length: longest sequence in tokens; by default the target's context.
+        max_length: longest sequence in tokens that the target can serve; by default its context.
         chat_template, after, held_out: see `make_sequences`.
 
     Raises:
@@ -64,12 +64,15 @@ def extract(
     """
     config, tokenizer = load_target(target)
     text = config.get_text_config()
+    hidden_size = output_layer.width(text)
     context = max_length or getattr(text, "max_position_embeddings", None)
-    sequences = make_sequences(read_court(court), tokenizer, context, chat_template, after, held_out)
+    # The last token of a full context has no row of its own in a server: nothing can follow it.
+    longest = None if context is None else context - 1
+    sequences = make_sequences(read_court(court), tokenizer, longest, chat_template, after, held_out)
     settings = Settings(
         target=target,
         revision=getattr(config, "_commit_hash", None),
-        hidden_size=text.hidden_size,
+        hidden_size=hidden_size,
         source=source,
         dtype=dtype,
         store=store,
@@ -77,45 +80,42 @@ def extract(
         held_out=held_out,
         sequences=sequences.fingerprint(),
     )
-    shards = plan_shards(sequences, text.hidden_size * STORES[store].itemsize)
+    shards = plan_shards(sequences, hidden_size * STORES[store].itemsize)
     index = Index(settings=settings, left_out=sequences.left_out, shards=shards)
     write_index(folder, index)
-    _make_missing(folder, index, sequences, open_source, config)
+    _make_missing(folder, index, sequences, open_source)
     return index
 
 
-def _make_missing(
-    folder: Path, index: Index, sequences: Sequences, open_source: Callable[[], Source], config: PretrainedConfig
-) -> None:
+def _make_missing(folder: Path, index: Index, sequences: Sequences, open_source: Callable[[], Source]) -> None:
     missing = [shard for shard in index.shards if not (folder / shard.file).exists()]
     if not missing:
         return
     by_id = {one.id: one for one in sequences.sequences}
-    head = OutputHead.load(index.settings.target, config)  # first: it may refuse the target, and loading that is slow
-    loaded = open_source()
-    head = head.to(loaded.dtype)
+    source = open_source()
     with bar("shards", len(index.shards), len(index.shards) - len(missing)) as advance:
         for shard in missing:
             members = [by_id[answer.id] for answer in shard.answers]
-            write_shard(folder, shard, _columns(shard, members, loaded, head, STORES[index.settings.store]))
+            hidden, said = source.read(members)
+            _check(hidden, index.settings, shard)
+            columns = Columns(
+                hidden=hidden.to(STORES[index.settings.store]),
+                evidence=said,
+                right=torch.tensor([label for one in members for label in one.right]),
+                position=torch.tensor([row - one.answer_start for one in members for row in one.rows]).int(),
+                token=torch.tensor([one.ids[row] for one in members for row in one.rows]).int(),
+            )
+            write_shard(folder, shard, columns)
             advance()
 
 
-def _columns(
-    shard: Shard, members: list[LabelledSequence], source: Source, head: OutputHead, store: torch.dtype
-) -> Columns:
-    states = source.hidden_states([one.ids for one in members])
-    hidden = torch.cat([of[one.rows] for one, of in zip(members, states, strict=True)])
+def _check(hidden: torch.Tensor, settings: Settings, shard: Shard) -> None:
+    if hidden.shape[-1] != settings.hidden_size:
+        raise JudgeError(
+            f"the output layer of {settings.target} reads {hidden.shape[-1]} values a token, and its configuration "
+            f"says {settings.hidden_size}: no head can be fitted on it."
+        )
     if not hidden.isfinite().all():
         raise JudgeError(
             f"the target gives hidden states that are not finite ({shard.file}): let it compute in another --dtype."
         )
-    before = torch.cat([of[[row - 1 for row in one.rows]] for one, of in zip(members, states, strict=True)])
-    tokens = torch.tensor([one.ids[row] for one in members for row in one.rows])
-    return Columns(
-        hidden=hidden.to(store),
-        evidence=head.evidence(before, tokens),
-        right=torch.tensor([label for one in members for label in one.right]),
-        position=torch.tensor([row - one.answer_start for one in members for row in one.rows], dtype=torch.int32),
-        token=tokens.int(),
-    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
+from vllm_judge.judge_json import JUDGE_JSON
 from vllm_judge.training.card import head_card
 from vllm_judge.training.fitted import FittedHead
 from vllm_judge.training.measure import ThresholdRates
@@ -39,6 +40,8 @@ def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeH
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # A judge.json there serves an earlier head as that one was calibrated, which this one is not.
+        (folder / JUDGE_JSON).unlink(missing_ok=True)
         draw(folder, fitted)
         (folder / "README.md").write_text(head_card(head), encoding="utf-8")
         head.save_pretrained(folder)

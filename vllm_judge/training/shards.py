@@ -51,7 +51,7 @@ class Settings(_Record):
 
     Attributes:
         target, revision: the model; the revision is a commit of the Hub, None for a folder.
-        hidden_size: H.
+        hidden_size: H, what the target's output layer reads.
         source: what computes the hidden states.
         dtype: what the target computes in, as it was asked for.
         store: what hidden states are stored in.
@@ -84,7 +84,7 @@ class Columns:
     """N labelled tokens.
 
     Attributes:
-        hidden: [N, H] fp32 or bf16: each token's own row, after the final norm.
+        hidden: [N, H] fp32 or bf16: each token's own row, as the output layer reads it.
         evidence: [N, 4] fp32, of the row before.
         right: [N] bool.
         position: [N] int32, the token's place in its answer, from 0.

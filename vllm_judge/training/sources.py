@@ -1,32 +1,37 @@
-"""Where hidden states come from: vLLM's pooling runner, or transformers on machines without vLLM."""
+"""Where hidden states and evidence come from: vLLM, or transformers on machines without it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModelForCausalLM
 
-from vllm_judge.errors import JudgeError
+from vllm_judge import output_layer
+from vllm_judge.errors import JudgeConfigError, JudgeError
+from vllm_judge.head import EVIDENCE
+from vllm_judge.kernels.reference import evidence
+from vllm_judge.threads import set_threads
 from vllm_judge.training.choices import Dtype, SourceName
+from vllm_judge.training.sequences import LabelledSequence
 
-OURS = {"model", "dtype", "runner", "convert", "pooler_config"}
+OURS = {"model", "dtype", "runner", "enable_prefix_caching", "worker_extension_cls"}
+ROWS = 512  # tokens whose logits exist at a time, in transformers
 
 
 class Source(Protocol):
-    """A target that gives its hidden states.
+    """A target that gives its hidden states, and what its own distribution says of tokens."""
 
-    Attributes:
-        dtype: what the target computes in.
-    """
+    def read(self, sequences: Sequence[LabelledSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of all labelled tokens in order, N in all: what the output layer reads in their own rows, [N, H] in any float
+        dtype, and the evidence of the rows before, [N, 4] fp32 (see `kernels.reference.evidence`).
 
-    dtype: torch.dtype
-
-    def hidden_states(self, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
-        """For each sequence of T token ids [T, H] fp32: every token's own row after the final norm."""
+        Raises:
+            JudgeError: the target does not give them.
+        """
 
 
 class VllmSource:
-    """The target in vLLM's pooling runner, which gives the tensor that `compute_logits` would get.
+    """The target in an engine of vLLM that reads prompt and answer as one prompt, and answers with one token.
 
     Its tensor and pipeline parallelism are options of the engine, so a target of any size will do.
     """
@@ -35,44 +40,81 @@ class VllmSource:
         """`engine`: more options of vLLM's `LLM`.
 
         Raises:
-            JudgeError: vLLM is not installed, or an option is given that is set here.
+            JudgeError: vLLM is not installed or not the expected one, an option is given that is set here, or the
+                target's logits are not those of one output layer.
         """
         try:
-            from vllm.config import PoolerConfig
+            from vllm import SamplingParams
 
-            from vllm_judge.engine import offline
+            from vllm_judge.engine import fit, offline, prompt_states
         except ImportError:
             raise JudgeError("vLLM is not installed: install it, or use --source transformers.") from None
         if ours := sorted(OURS & engine.keys()):
             raise JudgeError(f"--engine must leave out {', '.join(ours)}: the command sets that itself.")
-        # Activation is normalisation here, and a head reads the state as it is.
-        pooler = PoolerConfig(task="token_embed", use_activation=False)
+        try:
+            fit.check_prompt_states()
+        except JudgeConfigError as error:
+            raise JudgeError(str(error)) from None
+        self._params, self._wanted = SamplingParams, prompt_states.WANTED
         self._llm = offline.start(
-            model=target, dtype=dtype.value, runner="pooling", convert="embed", pooler_config=pooler, **engine
+            model=target,
+            dtype=dtype.value,
+            runner="generate",
+            enable_prefix_caching=False,  # every row is to be computed
+            worker_extension_cls=prompt_states.EXTENSION,
+            **engine,
         )
-        self.dtype: Any = self._llm.model_config.dtype  # resolved by now
+        for problem in self._llm.collective_rpc("watch_prompts"):
+            if problem is not None:
+                raise JudgeError(problem)
 
-    def hidden_states(self, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
-        prompts: Any = [{"prompt_token_ids": ids} for ids in sequences]
-        outputs = self._llm.encode(prompts, pooling_task="token_embed", use_tqdm=False)
-        return [output.outputs.data.float().cpu() for output in outputs]
+    def read(self, sequences: Sequence[LabelledSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        prompts: Any = [{"prompt_token_ids": one.ids} for one in sequences]
+        params = [self._one_token(one) for one in sequences]
+        self._llm.generate(prompts, params, use_tqdm=False)
+        of_ranks = self._llm.collective_rpc("take_prompt_states", args=([one.id for one in sequences],))
+        taken = [one for one in of_ranks if one is not None]
+        if len(taken) != 1:
+            raise JudgeError("vLLM did not compute every token itself: leave out of --engine what caches prompts.")
+        [(dtype, hidden, said)] = taken
+        rows = sum(len(one.rows) for one in sequences)
+        states = torch.frombuffer(bytearray(hidden), dtype=getattr(torch, dtype)).view(rows, -1)
+        return states, torch.frombuffer(bytearray(said), dtype=torch.float32).view(rows, len(EVIDENCE))
+
+    def _one_token(self, one: LabelledSequence) -> Any:
+        wanted = {"name": one.id, "rows": one.rows, "tokens": [one.ids[row] for row in one.rows]}
+        return self._params(temperature=0.0, max_tokens=1, detokenize=False, extra_args={self._wanted: wanted})
 
 
 class TransformersSource:
     """The target in transformers, one sequence at a time, on a GPU where there is one."""
 
     def __init__(self, target: str, dtype: Dtype):
-        self._model = AutoModel.from_pretrained(target, dtype=dtype.value, use_safetensors=True).eval()
+        # Faster attentions leave out what some models do to its logits, such as Gemma 2's soft cap.
+        options = {"dtype": dtype.value, "use_safetensors": True, "attn_implementation": "eager"}
+        self._model = AutoModelForCausalLM.from_pretrained(target, **options).eval()
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = self._model.dtype
+        set_threads(self._model)
 
     @torch.inference_mode()
-    def hidden_states(self, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
-        return [self._one(ids) for ids in sequences]
+    def read(self, sequences: Sequence[LabelledSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, said = zip(*map(self._one, sequences), strict=True)
+        return torch.cat(hidden), torch.cat(said)
 
-    def _one(self, ids: list[int]) -> torch.Tensor:
-        batch = torch.tensor([ids], device=self._model.device)
-        return self._model(input_ids=batch, use_cache=False).last_hidden_state[0].float().cpu()
+    def _one(self, one: LabelledSequence) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.tensor([one.ids], device=self._model.device)
+        cache = None
+        states, said = [], []
+        # What each row says of the next token; the last row's next token is no matter.
+        for block, following in zip(ids.split(ROWS, dim=1), ids.roll(-1, dims=1).split(ROWS, dim=1), strict=True):
+            with output_layer.inputs(self._model) as seen:
+                output = self._model(input_ids=block, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            [layer_input] = seen
+            states.append(layer_input[0].cpu())
+            said.append(evidence(output.logits[0], following[0]).cpu())
+        rows = torch.tensor(one.rows)
+        return torch.cat(states)[rows], torch.cat(said)[rows - 1]
 
 
 def open_source(name: SourceName, target: str, dtype: Dtype, engine: dict[str, Any]) -> Source:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from vllm_judge.calibration.calibrate import choose_threshold
 from vllm_judge.cli import app
 from vllm_judge.comparison.points import Point
+from vllm_judge.config import read_speculative_config
 from vllm_judge.decoding.questions import held_out_questions
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
@@ -89,6 +90,7 @@ def test_the_threshold_goes_into_the_head_with_the_evidence_for_it(world, monkey
     code, said = calibrate(world, 1.0)
     assert code == 1 and "on 5 questions no threshold can be shown to keep accuracy within 1 points" in said
     assert (world / "head" / "config.json").read_bytes() == before
+    assert not (world / "head" / "judge.json").exists(), "nothing is served that keeps no promise"
 
     monkeypatch.setattr("vllm_judge.decoding.pair.Pair.decode", None)  # every answer is there already
     code, said = calibrate(world, 100.0)
@@ -104,6 +106,13 @@ def test_the_threshold_goes_into_the_head_with_the_evidence_for_it(world, monkey
         > calibration["points"][2]["tokens_per_forward"]["value"]
     )
     assert (world / "head" / "calibration.png").stat().st_size > 10_000
+
+    config, section = read_speculative_config(world / "head")
+    assert config == {"method": "draft_model", "model": str(world / "draft"), "num_speculative_tokens": 4}
+    assert section is not None and (section.model, section.threshold) == (str(world / "head"), None)
+    card = (world / "head" / "README.md").read_text()
+    assert "vllm serve target --speculative-config <this folder or repository>" in card
+    assert calibration["promise"] in card
 
 
 def test_heads_are_measured_side_by_side_and_each_gets_its_own_threshold(world):

@@ -51,40 +51,46 @@ def questions(pair) -> list[Question]:
     return [Question(f"q{i}", ids, lambda text: len(text) % 2 == 0) for i, ids in enumerate(tiny.prompts(4))]
 
 
-def measure(folder: Path, pair: Pair, questions: list[Question], wanted: list[str], how=GREEDY) -> list[list[Answer]]:
+def measure(
+    folder: Path, pair: Pair, questions: list[Question], wanted: list[str], how=GREEDY, **options
+) -> list[list[Answer]]:
     answers = AnswerFolder(folder, compare.identity(pair, {}, how, seed=0))
-    return compare.measure(pair, questions, compare.contenders(all_rules(), wanted), how, 0, answers)
+    return compare.measure(pair, questions, compare.contenders(all_rules(), wanted), how, 0, answers, **options)
 
 
 def test_a_killed_run_goes_on_without_losing_or_repeating_an_answer(tmp_path, pair, questions, monkeypatch):
     whole = measure(tmp_path / "whole", pair, questions, WANTED)
-    asked = []
+    asked, done = [], []
 
     class Killed(BaseException):
         pass
 
-    def decode(self, prompt_ids, rules, how, seed):
-        asked.append((tuple(prompt_ids), len(rules)))
-        if len(asked) == 4:
-            raise Killed
-        return original(self, prompt_ids, rules, how, seed)
+    def decode(self, requests, how, batch_size):
+        asked.append({tuple(request.prompt_ids): len(request.rules) for request in requests})
+        for index, runs in original(self, requests, how, batch_size):
+            if len(done) == 3:
+                raise Killed
+            done.append(tuple(requests[index].prompt_ids))
+            yield index, runs
+        done.clear()
 
     original = Pair.decode
     monkeypatch.setattr(Pair, "decode", decode)
     with pytest.raises(Killed):
         measure(tmp_path / "killed", pair, questions, WANTED)
+    *_, last = done
+    done.clear()
     # The kill came while an answer was written: half a line is left, of a rule whose other files are one answer ahead.
     path = tmp_path / "killed" / "answers" / "everything.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
 
     assert measure(tmp_path / "killed", pair, questions, WANTED) == whole
-    prompts = [tuple(question.prompt_ids) for question in questions]
-    assert asked[4:] == [(prompts[2], 1), *((prompt, 4) for prompt in prompts[3:])]
+    assert len(asked[1]) == 2 and asked[1].pop(last) == 1 and set(asked[1].values()) == {4}
     for path in (tmp_path / "killed" / "answers").glob("*.jsonl"):
         keys = [json.loads(line)["question"] for line in path.read_text().splitlines()]
         assert sorted(keys) == sorted(question.key for question in questions)
     assert measure(tmp_path / "killed", pair, questions, WANTED) == whole
-    assert len(asked) == 4 + 2
+    assert len(asked) == 2
 
 
 def test_more_rules_and_questions_add_to_what_is_there(tmp_path, pair, questions):
@@ -115,6 +121,7 @@ def test_a_sampled_answer_does_not_depend_on_what_else_is_asked(tmp_path, pair, 
     forward = measure(tmp_path / "forward", pair, questions, WANTED, SAMPLED)
     backward = measure(tmp_path / "backward", pair, questions[::-1], WANTED, SAMPLED)
     assert forward == [answers[::-1] for answers in backward]
+    assert forward == measure(tmp_path / "one by one", pair, questions, WANTED, SAMPLED, batch_size=1)
     assert forward != measure(tmp_path / "greedy", pair, questions, WANTED)
 
 
@@ -199,6 +206,18 @@ def test_a_head_or_draft_of_another_model_is_refused(tmp_path, checkpoints, pair
     tokenizer.save_pretrained(tmp_path / "draft")
     with pytest.raises(JudgeError, match="different vocabularies"):
         Pair.load(str(checkpoints / "target"), str(tmp_path / "draft"), torch.float32)
+
+
+def test_a_question_that_is_asked_twice_is_answered_once(tmp_path, pair, questions):
+    [answers] = measure(tmp_path, pair, [questions[0], *questions], ["strict"])
+    assert answers[0] == answers[1]
+    assert len((tmp_path / "answers" / "strict.jsonl").read_text().splitlines()) == len(questions)
+
+
+def test_a_device_map_without_accelerate_is_refused(checkpoints, monkeypatch):
+    monkeypatch.setattr("vllm_judge.decoding.pair.find_spec", lambda name: None)
+    with pytest.raises(JudgeError, match="the device map 'auto' needs the package accelerate"):
+        Pair.load(str(checkpoints / "target"), str(checkpoints / "draft"), torch.float32, "auto")
 
 
 def test_the_command_writes_table_results_and_picture(tmp_path, checkpoints):

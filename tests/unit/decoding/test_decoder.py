@@ -1,8 +1,8 @@
 """The reference decoder against transformers' own generation and against a naive decoder without caches.
 
-It would catch: a cache that is cut one token too early or too late, a hidden state read from the row that verified the
-token instead of the token's own, a bonus or recovered token in the wrong place, protected tokens let through by the
-judge, counts that include the target's own token, and a text that runs on after its end.
+It would catch: a cache that goes back one token too far or not far enough, a hidden state read from the row that
+verified the token instead of the token's own, a bonus or recovered token in the wrong place, protected tokens let
+through by the judge, counts that include the target's own token, and a text that runs on after its end.
 """
 
 import copy
@@ -104,8 +104,8 @@ def naive_decode(target, draft, prompt, head, threshold, num_drafts, length, row
 @pytest.mark.parametrize("num_drafts", [1, 3, 8])
 def test_without_a_judge_the_text_is_the_targets_own(target, draft, num_drafts):
     accepted = []
-    for prompt in PROMPTS:
-        decoded = speculative_decode(target, draft, prompt, num_speculative_tokens=num_drafts, max_new_tokens=LENGTH)
+    options = {"num_speculative_tokens": num_drafts, "max_new_tokens": LENGTH}
+    for prompt, decoded in zip(PROMPTS, speculative_decode(target, draft, PROMPTS, **options), strict=True):
         tokens = target.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=LENGTH)
         assert decoded.tokens == tokens[0, len(prompt) :].tolist()
         assert decoded.judge_only == 0
@@ -116,34 +116,29 @@ def test_without_a_judge_the_text_is_the_targets_own(target, draft, num_drafts):
 
 @pytest.mark.parametrize("num_drafts", [1, 4, 7])
 def test_a_judge_that_accepts_all_leaves_one_target_token_per_cycle(target, draft, head, num_drafts):
-    for prompt in PROMPTS:
+    options = {"num_speculative_tokens": num_drafts, "max_new_tokens": LENGTH, "head": head, "threshold": 0.0}
+    for prompt, decoded in zip(PROMPTS, speculative_decode(target, draft, PROMPTS, **options), strict=True):
         expected, strict = greedy(target, prompt, 1), []
         while len(expected) < LENGTH:
             drafts = greedy(draft, prompt + expected, num_drafts)
             rows = forward(target, prompt + expected + drafts)[0].argmax(-1)[-num_drafts - 1 :].tolist()
             strict += [token == row for token, row in zip(drafts, rows, strict=False)]
             expected += [*drafts, rows[-1]]
-        decoded = speculative_decode(
-            target, draft, prompt, num_speculative_tokens=num_drafts, max_new_tokens=LENGTH, head=head, threshold=0.0
-        )
         assert decoded.tokens == expected[:LENGTH]
         assert set(decoded.cycles) == {num_drafts}
         assert decoded.judge_only == strict.count(False)
 
 
 def test_a_judge_that_rejects_all_changes_nothing(target, draft, head):
-    for prompt in PROMPTS:
-        options = {"num_speculative_tokens": 4, "max_new_tokens": LENGTH}
-        judged = speculative_decode(target, draft, prompt, head=head, threshold=1.0, **options)
-        assert judged == speculative_decode(target, draft, prompt, **options)
+    options = {"num_speculative_tokens": 4, "max_new_tokens": LENGTH}
+    judged = speculative_decode(target, draft, PROMPTS, head=head, threshold=1.0, **options)
+    assert judged == speculative_decode(target, draft, PROMPTS, **options)
 
 
 def test_the_judge_reads_the_tokens_own_row(target, draft, head):
     right, wrong, judge_only = [], [], 0
-    for prompt in PROMPTS:
-        decoded = speculative_decode(
-            target, draft, prompt, num_speculative_tokens=4, max_new_tokens=LENGTH, head=head, threshold=0.5
-        )
+    options = {"num_speculative_tokens": 4, "max_new_tokens": LENGTH, "head": head, "threshold": 0.5}
+    for prompt, decoded in zip(PROMPTS, speculative_decode(target, draft, PROMPTS, **options), strict=True):
         found = decoded.tokens, decoded.cycles, decoded.judge_only
         right.append(found == naive_decode(target, draft, prompt, head, 0.5, 4, LENGTH))
         wrong.append(found == naive_decode(target, draft, prompt, head, 0.5, 4, LENGTH, row=0))
@@ -155,24 +150,24 @@ def test_the_judge_reads_the_tokens_own_row(target, draft, head):
 
 def test_the_heads_own_threshold_is_the_default(target, draft, head):
     options = {"num_speculative_tokens": 4, "max_new_tokens": LENGTH, "head": head}
-    named = speculative_decode(target, draft, PROMPTS[0], threshold=head.threshold, **options)
-    assert speculative_decode(target, draft, PROMPTS[0], **options) == named
+    named = speculative_decode(target, draft, PROMPTS, threshold=head.threshold, **options)
+    assert speculative_decode(target, draft, PROMPTS, **options) == named
 
 
 def test_only_the_strict_test_accepts_protected_tokens(target, draft, head):
     """With every token protected, a judge that accepts all is no judge."""
     options = {"num_speculative_tokens": 4, "max_new_tokens": LENGTH}
     judged = speculative_decode(
-        target, draft, PROMPTS[0], head=head, threshold=0.0, protected_token_ids=range(VOCABULARY), **options
+        target, draft, PROMPTS, head=head, threshold=0.0, protected_token_ids=range(VOCABULARY), **options
     )
-    assert judged == speculative_decode(target, draft, PROMPTS[0], **options)
+    assert judged == speculative_decode(target, draft, PROMPTS, **options)
 
 
 def test_the_text_ends_with_the_first_end_of_sequence_token(target, draft):
     text = greedy(target, PROMPTS[0], LENGTH)
     end = text[LENGTH // 2]
-    decoded = speculative_decode(
-        target, draft, PROMPTS[0], num_speculative_tokens=8, max_new_tokens=LENGTH, eos_token_ids=[end]
+    [decoded] = speculative_decode(
+        target, draft, PROMPTS[:1], num_speculative_tokens=8, max_new_tokens=LENGTH, eos_token_ids=[end]
     )
     assert decoded.tokens == text[: text.index(end) + 1]
 
@@ -180,40 +175,28 @@ def test_the_text_ends_with_the_first_end_of_sequence_token(target, draft):
 def test_the_judge_never_accepts_an_end_of_sequence_token(target, draft, head):
     """Wherever the text of a judge that accepts all would hold the draft's own tokens, none of them may end it."""
     options = {"num_speculative_tokens": 8, "max_new_tokens": LENGTH, "head": head, "threshold": 0.0}
-    free = speculative_decode(target, draft, PROMPTS[0], **options).tokens
+    free = speculative_decode(target, draft, PROMPTS[:1], **options)[0].tokens
     own = greedy(target, PROMPTS[0], LENGTH)
     ends = [token for token in dict.fromkeys(free) if token not in own]
     assert ends, "the draft must have words that the target has not"
     for end in ends:
-        decoded = speculative_decode(target, draft, PROMPTS[0], eos_token_ids=[end], **options).tokens
+        decoded = speculative_decode(target, draft, PROMPTS[:1], eos_token_ids=[end], **options)[0].tokens
         if end in decoded:
             last = forward(target, PROMPTS[0] + decoded[:-1])[0][-1].argmax()
             assert decoded[-1] == end == int(last)
 
 
 def test_a_text_of_one_token_needs_no_cycle(target, draft):
-    decoded = speculative_decode(target, draft, PROMPTS[0], num_speculative_tokens=4, max_new_tokens=1)
+    [decoded] = speculative_decode(target, draft, PROMPTS[:1], num_speculative_tokens=4, max_new_tokens=1)
     assert (decoded.tokens, decoded.cycles, decoded.judge_only) == (greedy(target, PROMPTS[0], 1), [], 0)
 
 
 def test_sampling_without_a_judge_follows_the_targets_distribution():
     vocabulary, temperature, samples = 4, 0.7, 600
     target, draft = random_model(3, vocabulary, layers=1), random_model(4, vocabulary, layers=1)
-    generator = torch.Generator().manual_seed(5)
-    found = Counter(
-        tuple(
-            speculative_decode(
-                target,
-                draft,
-                [1, 2],
-                num_speculative_tokens=1,
-                max_new_tokens=2,
-                temperature=temperature,
-                generator=generator,
-            ).tokens
-        )
-        for _ in range(samples)
-    )
+    options = {"num_speculative_tokens": 1, "max_new_tokens": 2, "temperature": temperature}
+    decoded = speculative_decode(target, draft, [[1, 2]] * samples, seed=5, **options)
+    found = Counter(tuple(one.tokens) for one in decoded)
     expected = {}
     for first, second in product(range(vocabulary), repeat=2):
         rows = (forward(target, [1, 2, first])[0] / temperature).softmax(-1)

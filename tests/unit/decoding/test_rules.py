@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vllm_judge.decoding.batch import Request
 from vllm_judge.decoding.decoder import decode_under
 from vllm_judge.decoding.rules import Step, all_rules
 from vllm_judge.decoding.rules.fly import accepts as fly
@@ -253,15 +254,14 @@ def models() -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
 
 
 def decode(models, rules, seed: int = 0, **options):
-    return decode_under(
-        rules,
+    [(_, runs)] = decode_under(
         *models,
-        PROMPT,
+        [Request(PROMPT, rules, seed)],
         num_speculative_tokens=NUM_DRAFTS,
         max_new_tokens=LENGTH,
-        generator=torch.Generator().manual_seed(seed),
         **options,
     )
+    return runs
 
 
 @pytest.mark.parametrize("how", [{}, SAMPLED], ids=["greedy", "sampled"])
@@ -329,7 +329,7 @@ def test_the_target_samples_from_the_fewest_tokens_that_hold_the_mass(models):
     assert {1} < {len(nucleus) for nucleus in found}
 
 
-def test_sampling_is_by_the_generator(models):
+def test_sampling_is_by_the_seed(models):
     rules = [all_rules()["strict"].accepts]
     texts = [decode(models, rules, seed, **SAMPLED)[0].tokens for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]

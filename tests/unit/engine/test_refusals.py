@@ -8,19 +8,24 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from architectures import make_architecture
 from safetensors.torch import save_file
+from transformers import Qwen3VLConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_judge import JudgeHead
-from vllm_judge.engine import hooks
+from vllm_judge.engine import hooks, support
 from vllm_judge.errors import JudgeConfigError
+
+pytestmark = pytest.mark.every_vllm
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,8 +113,7 @@ def test_a_section_without_a_head_is_refused(models):
 
 def test_a_missing_head_is_refused(models):
     assert refusal(models, {"model": "./nowhere"}).startswith(
-        "judge.model is './nowhere', which is neither a folder with a judge head "
-        "nor a Hub repository that can be read: "
+        "judge.model: './nowhere' is neither a folder with a judge head nor a Hub repository that can be read: "
     )
 
 
@@ -142,7 +146,7 @@ def test_a_head_whose_weights_do_not_fit_its_config_is_refused(models, broken):
 def test_a_head_that_is_not_finite_is_refused(models, broken):
     save_file({"weight": torch.full((tiny.HIDDEN,), torch.nan), "bias": torch.zeros(())}, broken / "model.safetensors")
     assert refusal(models, {"model": str(broken)}) == (
-        f"judge.model: the judge head in {broken} holds weights that are not finite."
+        f"judge.model: the judge head in {broken} holds weights that are not finite in fp32."
     )
 
 
@@ -152,6 +156,13 @@ def test_a_head_of_another_hidden_size_is_refused(models, tmp_path):
         f"judge.model {tmp_path / 'other'} was trained for hidden size 96, but the target's is 64: "
         "use a head trained on this target (this one was trained on another)."
     )
+
+
+def test_a_head_is_as_wide_as_what_the_output_layer_reads(models, tmp_path):
+    target = make_architecture("opt_projected", tmp_path / "target")
+    assert "was trained for hidden size 64, but the target's is 32:" in refusal(models, head(models), model=str(target))
+    JudgeHead(32).save_pretrained(tmp_path / "head")
+    engine_config(models, {"model": str(tmp_path / "head")}, model=str(target))
 
 
 def test_a_judge_without_a_drafter_is_refused(models):
@@ -199,15 +210,76 @@ def test_watermarking_is_refused(models):
     )
 
 
-def test_an_external_launcher_with_pipeline_stages_is_refused_on_v1(models, monkeypatch):
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
-    vllm_config = engine_config(models, head(models))
-    vllm_config.parallel_config.distributed_executor_backend = "external_launcher"
-    vllm_config.parallel_config.pipeline_parallel_size = 2
-    assert first_refusal(vllm_config) == (
-        "judge cannot be used with distributed_executor_backend 'external_launcher' and pipeline_parallel_size 2 "
-        "on model runner V1: use pipeline_parallel_size 1."
+def test_pipeline_stages_are_refused_where_vllm_cannot_draft_on_them(models, monkeypatch):
+    assert refusal(models, head(models), pipeline_parallel_size=2) == (
+        "judge cannot be used with pipeline_parallel_size 2 on model runner V1, whose first stages fail for want of a "
+        "drafter: use pipeline_parallel_size 1."
     )
+    vllm_config = engine_config(models, head(models))
+    vllm_config.parallel_config.pipeline_parallel_size = 2
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert first_refusal(vllm_config) == (
+        "judge cannot be used with pipeline_parallel_size 2 and method 'draft_model', which vLLM cannot run on several "
+        "stages: use pipeline_parallel_size 1."
+    )
+
+
+def test_sampling_masks_are_refused(models):
+    vllm_config = engine_config(models, head(models))
+    vllm_config.model_config.return_sampling_mask = True
+    assert first_refusal(vllm_config) == (
+        "judge cannot be used with return_sampling_mask, since a token that only the judge accepts may lie outside the "
+        "mask that is returned: remove one of the two."
+    )
+
+
+@pytest.mark.parametrize(
+    ("draft", "change", "reason"),
+    [
+        ("nowhere", None, "Invalid repository ID or local directory specified: '{path}'."),
+        ("other", {"architectures": ["Other"]}, "Model architectures ['Other'] are not supported for now."),
+        (
+            "unknown",
+            {"model_type": "unknown"},
+            "The checkpoint you are trying to load has model type `unknown` but Transformers does not recognize this "
+            "architecture.",
+        ),
+    ],
+)
+def test_a_draft_model_that_vllm_cannot_load_is_refused_in_a_sentence(models, tmp_path, draft, change, reason):
+    path = tmp_path / draft
+    if change is not None:
+        shutil.copytree(models / "draft", path)
+        (path / "config.json").write_text(json.dumps({**json.loads((path / "config.json").read_text()), **change}))
+    sentence = refusal(models, head(models), {"method": "draft_model", "model": str(path), "num_speculative_tokens": 4})
+    beginning = f"speculative_config.model is '{path}', which vLLM cannot load as a draft model: "
+    assert sentence.startswith(beginning + reason.replace("{path}", str(path)))
+    assert "\n" not in sentence and len(sentence) < 500
+
+
+def test_a_speculative_config_that_vllm_refuses_as_a_whole_is_refused_in_a_sentence(models):
+    speculative = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 5, "prompt_lookup_max": 2}
+    assert refusal(models, head(models), speculative) == (
+        "speculative_config: prompt_lookup_min=5 must be <= prompt_lookup_max=2."
+    )
+
+
+@pytest.mark.parametrize(("own", "outer"), [(None, 5), (5, None), (None, None), ([5, 6], 7)])
+def test_end_of_sequence_tokens_are_found_in_a_multimodal_models_configs(own, outer):
+    """Qwen3-VL's text config has no eos_token_id of its own; some checkpoints name one outside of it, some nowhere."""
+    config = Qwen3VLConfig()
+    assert not hasattr(config.get_text_config(), "eos_token_id")
+    for part, eos in ((config.get_text_config(), own), (config, outer)):
+        if eos is not None:
+            part.eos_token_id = eos
+    model_config = SimpleNamespace(
+        hf_config=config,
+        hf_text_config=config.get_text_config(),
+        try_get_generation_config=dict,
+        skip_tokenizer_init=True,
+    )
+    expected = {token for eos in (own, outer) if eos is not None for token in ([eos] if isinstance(eos, int) else eos)}
+    assert support.protected_token_ids(model_config) == tuple(sorted(expected))
 
 
 def test_a_diffusion_model_is_refused(models):
@@ -220,8 +292,6 @@ def test_a_diffusion_model_is_refused(models):
 
 def first_refusal(vllm_config: Any) -> str:
     """For what this machine cannot configure for real: vLLM's own config object with that one field changed."""
-    from vllm_judge.engine import support
-
     return next(iter(support.refusals(vllm_config)))
 
 
@@ -242,7 +312,8 @@ def test_the_command_line_takes_a_path_or_json(models):
     [
         (
             None,
-            "speculative_config names the file {path}, which does not exist: give a JSON file's path, or JSON text.",
+            "speculative_config names {path}, which is no file or folder and cannot be a Hub repository (owner/name): "
+            "give a head's folder or repository with a judge.json, a JSON file, or JSON text.",
         ),
         ("{", "{path} is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)."),
         ("[]", "{path} must hold a JSON object, found list."),
@@ -273,7 +344,7 @@ def test_a_hook_that_no_longer_fits_refuses_the_judge_and_leaves_other_engines_a
     """In a process of its own: vLLM with a changed method, as a later version might have it."""
     program = f"""
 import vllm.v1.core.sched.scheduler as scheduler
-scheduler.Scheduler.make_stats = lambda self, everything: None
+scheduler.Scheduler.make_spec_decoding_stats = lambda self, everything: None
 from vllm.engine.arg_utils import EngineArgs
 from vllm_judge.engine import hooks
 hooks.install()
@@ -288,7 +359,8 @@ except ValueError as error:
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip().splitlines()[-1] == (
-        "judge: this version of vllm-judge does not fit this vLLM: vllm.v1.core.sched.scheduler:Scheduler.make_stats "
-        "takes ('self', 'everything'), expected ('self', 'spec_decoding_stats', 'kv_connector_stats', "
-        "'cudagraph_stats', 'perf_stats', 'ec_connector_stats')."
+        "judge: this version of vllm-judge does not fit this vLLM: "
+        "vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats takes ('self', 'everything'), expected "
+        "('self', 'spec_decoding_stats', 'num_draft_tokens', 'num_accepted_tokens', 'num_invalid_spec_tokens', "
+        "'request_id')."
     )

@@ -152,7 +152,7 @@ class TestJudgedRejectionSample:
     @pytest.mark.parametrize("broken", ["hidden", "weight", "bias", "raw_logits", "evidence_weight", "threshold"])
     def test_nan_accepts_nothing(self, broken):
         batch = random_batch(9, RAGGED, MIXED, processed=True, with_evidence=True)
-        batch.inputs["raw_differs"][:] = True
+        batch.inputs["raw_scale"][:] = 0.0
         batch.inputs["threshold"][:] = -10.0
         batch.inputs[broken].fill_(torch.nan)
         judged = batch.verify()

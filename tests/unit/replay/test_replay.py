@@ -74,10 +74,11 @@ def test_every_token_is_judged_at_its_own_row(verifier, monkeypatch):
 
 def test_a_text_of_judge_decoding_is_accepted_in_whole_and_its_judge_only_tokens_are_the_decoders(verifier, models):
     draft = AutoModelForCausalLM.from_pretrained(models / "draft").eval()
-    for prompt in tiny.prompts(4):
-        decoded = speculative_decode(
-            verifier.target, draft, prompt, num_speculative_tokens=1, max_new_tokens=61, head=verifier.head
-        )
+    prompts = tiny.prompts(4)
+    answers = speculative_decode(
+        verifier.target, draft, prompts, num_speculative_tokens=1, max_new_tokens=61, head=verifier.head
+    )
+    for prompt, decoded in zip(prompts, answers, strict=True):
         names = verifier.verify(prompt, decoded.tokens).names
         assert "rejected" not in names
         assert names.count("judge only") == decoded.judge_only > 0

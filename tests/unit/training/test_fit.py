@@ -125,6 +125,7 @@ SIZES = {"streamed": (0, 1 << 30), "in memory": (1 << 30, 1 << 30), "from disk":
 def test_the_head_on_disk_is_the_head_that_was_measured(directed, tmp_path, monkeypatch, in_memory_bytes, sample_bytes):
     monkeypatch.setattr("vllm_judge.training.fit.IN_MEMORY_BYTES", in_memory_bytes)
     monkeypatch.setattr("vllm_judge.training.selection.SAMPLE_BYTES", sample_bytes)
+    (tmp_path / "judge.json").write_text("{}")  # of an earlier head there, which was calibrated
     result = CliRunner().invoke(app, ["train", "fit", str(directed), "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "warning" not in result.output
@@ -148,6 +149,7 @@ def test_the_head_on_disk_is_the_head_that_was_measured(directed, tmp_path, monk
     card = (tmp_path / "README.md").read_text()
     assert f"| both | {auc:.3f} (" in card and "Warning" not in card
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".md", ".png"}
+    assert not (tmp_path / "judge.json").exists()
 
 
 def test_several_heads_of_one_call_are_those_of_a_call_each(directed, tmp_path):

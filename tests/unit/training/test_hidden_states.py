@@ -8,6 +8,7 @@ written by a kill or a full disk, two runs mixed in one folder.
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from vllm_judge.kernels.reference import evidence
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Verdict
 from vllm_judge.tokencourt.questions import split_of
-from vllm_judge.training import shards
+from vllm_judge.training import shards, sources
 from vllm_judge.training.shards import read_index
 from vllm_judge.training.table import load_table
 
@@ -153,26 +154,34 @@ def test_answers_that_cannot_be_used_are_named(untied, tmp_path):
     records.write(tmp_path / "court.jsonl", [*answers, long, unlabelled])
     code, said = extract(tmp_path / "court.jsonl", untied, tmp_path / "states")
     assert code == 0 and "labelled tokens of 4 answers" in said
-    assert "1 answers left out, they have more than 256 tokens: long" in said
+    assert "1 answers left out, they have more than 255 tokens: long" in said
     assert "1 answers left out, nothing in them is labelled: unlabelled" in said
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"final_logit_softcapping": 30.0}, "treats its logits in a way of its own (final_logit_softcapping is 30.0)"),
-        ({"chat_template": None}, "has no chat template"),
-    ],
-)
-def test_a_target_that_would_give_wrong_figures_is_refused(change, sentence, tmp_path):
+def test_a_long_answer_is_read_in_parts_that_know_the_parts_before(untied, tmp_path, monkeypatch):
+    write_court(tmp_path / "court.jsonl", 2)
+    extract(tmp_path / "court.jsonl", untied, tmp_path / "whole")
+    monkeypatch.setattr(sources, "ROWS", 7)
+    extract(tmp_path / "court.jsonl", untied, tmp_path / "parts")
+    whole, parts = (load_file(tmp_path / name / "shard-00000.safetensors") for name in ("whole", "parts"))
+    for name in ("hidden", "evidence"):
+        torch.testing.assert_close(parts[name], whole[name], atol=ATOL, rtol=ATOL)
+
+
+def test_a_target_without_a_chat_template_is_refused(tmp_path):
     target = make_chat_model(tmp_path / "target")
-    name = "chat_template.jinja" if "chat_template" in change else "config.json"
-    if name == "config.json":
-        config = json.loads((target / name).read_text())
-        (target / name).write_text(json.dumps({**config, **change}))
-    else:
-        (target / name).unlink()
+    (target / "chat_template.jinja").unlink()
     write_court(tmp_path / "court.jsonl", 2)
     code, said = extract(tmp_path / "court.jsonl", target, tmp_path / "states")
-    assert code == 1 and sentence in said.replace("\n", " ")
+    assert code == 1 and "has no chat template" in said.replace("\n", " ")
     assert said.count("vllm-judge:") == 1
+
+
+def test_a_target_whose_configuration_says_another_width_is_refused(untied, tmp_path):
+    write_court(tmp_path / "court.jsonl", 2)
+    target = shutil.copytree(untied, tmp_path / "target")
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "word_embed_proj_dim": 24}))
+    code, said = extract(tmp_path / "court.jsonl", target, tmp_path / "states")
+    width = config["hidden_size"]
+    assert code == 1 and f"reads {width} values a token, and its configuration says 24" in said.replace("\n", " ")

@@ -20,7 +20,7 @@ class Step:
         sampling_logits: [M + 1, V] fp32, what the target samples from: divided by the temperature, -inf outside the
             nucleus. The raw ones at temperature 0.
         draft_logits: [M, W] fp32, raw logits of the draft model; W may differ from V in padding at the end.
-        hidden_states: [M + 1, H] of the target, after the final norm.
+        hidden_states: [M + 1, H] of the target, as its output layer reads them.
         drafts: [M] int64.
         strict: [M] bool; which drafts the strict test accepts at their position.
     """

@@ -5,25 +5,27 @@ made, in the sources, without importing what only a worker may import; scripts/c
 any version's wheel.
 """
 
-from vllm_judge.engine.contract.both import BOTH, HOOKED
+from vllm_judge.engine.contract.both import BOTH, HOOKED, OFFLINE
 from vllm_judge.engine.contract.kernels import KERNELS
-from vllm_judge.engine.contract.kinds import Expectation, Function, Mirrored, Names
+from vllm_judge.engine.contract.kinds import Expectation, Function, Names, Text
+from vllm_judge.engine.contract.prompt_states import PROMPT_STATES
 from vllm_judge.engine.contract.sources import Sources
 from vllm_judge.engine.contract.v1 import V1
 from vllm_judge.engine.contract.v2 import V2
 
-CONTRACT: tuple[Expectation, ...] = (*HOOKED, *BOTH, *V1, *V2, *KERNELS)
+CONTRACT: tuple[Expectation, ...] = (*HOOKED, *BOTH, *OFFLINE, *V1, *V2, *KERNELS, *PROMPT_STATES)
 
 __all__ = [
     "BOTH",
     "CONTRACT",
     "HOOKED",
     "KERNELS",
+    "PROMPT_STATES",
     "V1",
     "V2",
     "Expectation",
     "Function",
-    "Mirrored",
     "Names",
     "Sources",
+    "Text",
 ]

@@ -7,6 +7,7 @@ HOOKED = (
     Function("vllm.engine.arg_utils:EngineArgs.add_cli_args", ("parser",)),
     Function("vllm.engine.arg_utils:EngineArgs.create_engine_config", ("self", "usage_context", "headless")),
     Function("vllm.sampling_params:SamplingParams._validate_spec_decode", ("self", "speculative_config")),
+    Function("vllm.v1.engine.core:EngineCore.preprocess_add_request", ("self", "request")),
     Function(
         "vllm.v1.worker.worker_base:WorkerBase.__init__",
         ("self", "vllm_config", "local_rank", "rank", "distributed_init_method", "is_driver_worker"),
@@ -16,8 +17,15 @@ HOOKED = (
         ("self", "scheduler_output", "model_runner_output"),
     ),
     Function(
-        "vllm.v1.core.sched.scheduler:Scheduler.make_stats",
-        ("self", "spec_decoding_stats", "kv_connector_stats", "cudagraph_stats", "perf_stats", "ec_connector_stats"),
+        "vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats",
+        (
+            "self",
+            "spec_decoding_stats",
+            "num_draft_tokens",
+            "num_accepted_tokens",
+            "num_invalid_spec_tokens",
+            "request_id",
+        ),
     ),
     Function(
         "vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__",
@@ -54,7 +62,6 @@ BOTH = (
     Names(
         "vllm.config.model:ModelConfig",
         (
-            "get_hidden_size",
             "get_vocab_size",
             "hf_config",
             "hf_text_config",
@@ -71,12 +78,26 @@ BOTH = (
     ),
     Names("vllm.config.speculative:SpeculativeConfig", ("method", "model", "rejection_sample_method")),
     Names("vllm.sampling_params:SamplingParams", ("all_stop_token_ids", "extra_args")),
-    Names("vllm.v1.worker.worker_base:WorkerBase", ("load_model",)),
+    Names("vllm.v1.engine:EngineCoreRequest", ("sampling_params",)),
+    Names("vllm.v1.engine.core:EngineCore", ("vllm_config",)),
+    Names("vllm.v1.worker.worker_base:WorkerBase", ("compile_or_warm_up_model", "load_model")),
+    Function(
+        "vllm.model_executor.layers.logits_processor:LogitsProcessor.forward",
+        ("self", "lm_head", "hidden_states", "embedding_bias", "skip_gather"),
+    ),
+    Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
+    Names("vllm.v1.worker.gpu_worker:Worker", ("model_runner",)),
     Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
     Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
-    Names("vllm.v1.outputs:ModelRunnerOutput", ("sampled_token_ids",)),
+    Names("vllm.v1.outputs:ModelRunnerOutput", ("req_ids", "sampled_token_ids")),
     Names("vllm.v1.outputs:AsyncModelRunnerOutput", ("get_output",)),
-    Names("vllm.v1.metrics.stats:SchedulerStats", ("spec_decoding_stats",)),
     Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
     Function("vllm.v1.metrics.utils:create_metric_per_engine", ("metric", "per_engine_labelvalues")),
+)
+
+# What offline.py stops when a command ends.
+OFFLINE = (
+    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core",)),
+    Names("vllm.v1.engine.core_client:MPClient", ("shutdown",)),
+    Names("vllm.v1.engine.core_client:SyncMPClient", ("output_queue_thread",)),
 )

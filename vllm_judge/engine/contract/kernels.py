@@ -1,6 +1,6 @@
 """What the kernels of model runner V2 build on: vLLM's Triton kernels, called, launched and mirrored."""
 
-from vllm_judge.engine.contract.kinds import Function, Mirrored
+from vllm_judge.engine.contract.kinds import Function, Text
 
 UTILS = "vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils"
 # vLLM's private kernels: the ones that ours call or that are launched beside them, and those that ours stand for.
@@ -108,7 +108,7 @@ KERNELS = (
             "PADDED_RESAMPLE_NUM_BLOCKS",
         ),
     ),
-    Mirrored(f"{UTILS}:rejection_sample", ("d194f0c309af49e7", "faa739d2e427f323")),
-    Mirrored(f"{UTILS}:_compute_local_logits_stats_kernel", ("261fe4b34aa59da7", "6bc6ab1edfbf06e3")),
-    Mirrored(f"{UTILS}:_rejection_kernel", ("8608bf4a5824c4c7", "ecd8b72b252a8de0")),
+    Text(f"{UTILS}:rejection_sample", ("d194f0c309af49e7", "faa739d2e427f323")),
+    Text(f"{UTILS}:_compute_local_logits_stats_kernel", ("261fe4b34aa59da7", "6bc6ab1edfbf06e3")),
+    Text(f"{UTILS}:_rejection_kernel", ("8608bf4a5824c4c7", "ecd8b72b252a8de0")),
 )

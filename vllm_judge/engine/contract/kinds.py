@@ -1,10 +1,11 @@
-"""What can be expected of vLLM: a function's parameters, a class's or module's names, a definition's very text.
+"""What can be expected of vLLM: a function's parameters, a class's or module's names, a definition's text.
 
 Each kind finds in vLLM's sources what it is about (a value that JSON can hold, None where it is gone) and says in words
 what does not fit of what was found. Targets are written as in sources.py.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from vllm_judge.engine.contract.sources import Sources
 
@@ -25,7 +26,7 @@ class Function:
     def find(self, sources: Sources) -> list[str] | None:
         return sources.parameters(self.target)
 
-    def mismatch(self, found: list[str] | None) -> str | None:
+    def mismatch(self, found: Any) -> str | None:
         if found is None:
             return f"{self.target} is gone"
         first, rest = tuple(found[: len(self.parameters)]), set(found[len(self.parameters) :])
@@ -46,7 +47,7 @@ class Names:
         names = sources.names(self.target)
         return None if names is None else sorted(names & set(self.names))
 
-    def mismatch(self, found: list[str] | None) -> str | None:
+    def mismatch(self, found: Any) -> str | None:
         if found is None:
             return f"{self.target} is gone"
         missing = sorted(set(self.names) - set(found))
@@ -54,8 +55,9 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Mirrored:
-    """A definition that is said again here, and the digests of its text in the versions that it was compared with."""
+class Text:
+    """A definition that is said again here, or relied on line by line, and the digests of its text in the versions that
+    were read."""
 
     target: str
     digests: tuple[str, ...]
@@ -63,12 +65,12 @@ class Mirrored:
     def find(self, sources: Sources) -> str | None:
         return sources.digest(self.target)
 
-    def mismatch(self, found: str | None) -> str | None:
+    def mismatch(self, found: Any) -> str | None:
         if found is None:
             return f"{self.target} is gone"
         if found in self.digests:
             return None
-        return f"{self.target} is not the text that is mirrored: its digest is {found}, expected {self.digests}"
+        return f"{self.target} is not the text that was read: its digest is {found}, expected {self.digests}"
 
 
-Expectation = Function | Names | Mirrored
+Expectation = Function | Names | Text

@@ -1,15 +1,61 @@
 """What engine/v1.py builds on: vLLM's model runner V1."""
 
-from vllm_judge.engine.contract.kinds import Function, Mirrored, Names
+from vllm_judge.engine.contract.kinds import Function, Names, Text
 
 # What v1.py overrides, calls, reads and mirrors.
 V1 = (
     Names(
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
-        ("device", "execute_model_state", "input_batch", "rejection_sampler", "requests"),
+        (
+            "device",
+            "execute_model_state",
+            "get_model",
+            "input_batch",
+            "rejection_sampler",
+            "requests",
+            "uniform_decode_query_len",
+        ),
+    ),
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner.execute_model",
+        ("self", "scheduler_output", "intermediate_tensors"),
+    ),
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner._dummy_run",
+        (
+            "self",
+            "num_tokens",
+            "cudagraph_runtime_mode",
+            "force_attention",
+            "uniform_decode",
+            "allow_microbatching",
+            "skip_eplb",
+            "is_profile",
+            "create_mixed_batch",
+            "remove_lora",
+            "is_graph_capturing",
+            "num_active_loras",
+            "profile_seq_lens",
+            "randomize_inputs",
+        ),
     ),
     Function("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
-    Names("vllm.v1.worker.gpu_model_runner:ExecuteModelState", ("sample_hidden_states",)),
+    # Called wherever a drafter is asked: what verification reads beside is a filler.
+    Function(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner.propose_draft_token_ids",
+        (
+            "self",
+            "scheduler_output",
+            "sampled_token_ids",
+            "sampling_metadata",
+            "hidden_states",
+            "sample_hidden_states",
+            "aux_hidden_states",
+            "spec_decode_metadata",
+            "common_attn_metadata",
+            "slot_mappings",
+        ),
+    ),
     Names("vllm.v1.worker.gpu_input_batch:InputBatch", ("req_ids",)),
     Names("vllm.v1.worker.gpu_input_batch:CachedRequestState", ("sampling_params",)),
     Names(
@@ -52,7 +98,15 @@ V1 = (
         "vllm.v1.sample.rejection_sampler:generate_uniform_probs",
         ("num_tokens", "num_draft_tokens", "generators", "device"),
     ),
+    # v1.py stands between its steps, and takes its arguments of rejection_sample apart.
+    Text(
+        "vllm.v1.sample.rejection_sampler:RejectionSampler.forward",
+        (
+            "5fe75d6b2e178213",
+            "714aaf6b7d420b35",
+        ),
+    ),
     # What v1.py says again in PyTorch, to count: the strict test.
-    Mirrored("vllm.v1.sample.rejection_sampler:rejection_greedy_sample_kernel", ("59db7a9bd855c9cc",)),
-    Mirrored("vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel", ("bcfe45972ecd526c",)),
+    Text("vllm.v1.sample.rejection_sampler:rejection_greedy_sample_kernel", ("59db7a9bd855c9cc",)),
+    Text("vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel", ("bcfe45972ecd526c",)),
 )

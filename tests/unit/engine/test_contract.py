@@ -12,7 +12,7 @@ import pytest
 import tiny
 import vllm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
 import check_vllm  # noqa: E402
 
@@ -20,6 +20,7 @@ from vllm_judge.engine.contract import V1, Sources  # noqa: E402
 
 VERSIONS = {file.stem: json.loads(file.read_text()) for file in sorted(check_vllm.FOUND.glob("*.json"))}
 INSTALLED = Path(vllm.__file__).parents[1]
+pytestmark = pytest.mark.every_vllm
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -50,7 +51,7 @@ CHANGES = {
         REJECTION_SAMPLER,
         "accepted = draft_prob > 0 and target_prob / draft_prob >= uniform_prob",
         "accepted = draft_prob > 0 and target_prob / draft_prob > uniform_prob",
-        "vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel is not the text that is mirrored: ",
+        "vllm.v1.sample.rejection_sampler:rejection_random_sample_kernel is not the text that was read: ",
     ),
     "a field that is read": (
         "v1/spec_decode/metadata.py",
