@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
@@ -124,6 +125,7 @@ def write_inputs(folder: Path) -> None:
 
     from vllm_judge.demo.world import problem_stream, solution
     from vllm_judge.tokencourt import records
+    from vllm_judge.tokencourt.choices import Check
     from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
     from vllm_judge.tokencourt.questions import Question, split_of
 
@@ -135,12 +137,12 @@ def write_inputs(folder: Path) -> None:
         chat = [Message(role="user", content=problem.question)]
         reference = str(problem.answer)
         questions.append(
-            Question(id=f"q{number}", messages=chat, split=split_of(chat), reference=reference, check="number")
+            Question(id=f"q{number}", messages=chat, split=split_of(chat), reference=reference, check=Check.number)
         )
         right = solution(problem, 0.5, rng)
         place = right.rindex(reference)
         wrong = right[:place] + str(problem.answer + 1) + right[place + len(reference) :]
-        common = {"messages": chat, "model": "somebody", "labelled_by": "somebody"}
+        common: dict[str, Any] = {"messages": chat, "model": "somebody", "labelled_by": "somebody"}
         mistake = Span(start=place, end=place + len(str(problem.answer + 1)))
         answers.append(Answer(id=f"r{number}", answer=right, verdict=Verdict.right, **common))
         answers.append(Answer(id=f"w{number}", answer=wrong, verdict=Verdict.wrong, mistake=mistake, **common))
@@ -200,14 +202,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from vllm_judge.demo import trio
+    from vllm_judge.demo.choices import World
 
     work = arguments.work.resolve()
     (work / "inputs").mkdir(parents=True)
     write_inputs(work / "inputs")
-    problems = (trio.TRIOS["easy"].folder / "tasks" / "word_problems.jsonl").read_text().splitlines(keepends=True)
+    problems = (trio.TRIOS[World.EASY].folder / "tasks" / "word_problems.jsonl").read_text().splitlines(keepends=True)
     demo = work / "demo"
     demo.mkdir()
-    for one in trio.TRIOS["easy"].folder.iterdir():
+    for one in trio.TRIOS[World.EASY].folder.iterdir():
         (demo / one.name).symlink_to(one)
     (demo / "tasks").unlink()
     (demo / "tasks").mkdir()
