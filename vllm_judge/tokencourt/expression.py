@@ -64,7 +64,8 @@ def number_in(passage: str, sentence: bool = False) -> str | None:
     number = _SCIENTIFIC.sub(r"\1 * 10^{\2}", _stripped(runs[0].rpartition("=")[2]))
     if not number or not (_is_balanced(number, "{}") and _is_balanced(number, "()")):
         return None
-    return number + (r"\%" if _PERCENT.search(text) and not number.endswith("%") else "")
+    percent = number.endswith("%") or _PERCENT.search(text)
+    return number.rstrip("\\%") + (r"\%" if percent else "")
 
 
 def whole(passage: str) -> str | None:

@@ -18,6 +18,8 @@ from sympy import Basic, Derivative, Eq, Expr, Integral, Limit, MatrixBase, Prod
 SECONDS = 5
 MEMORY = 4 << 30  # bytes
 UNEVALUATED = (Sum, Product, Integral, Limit, Derivative)
+CLOSE = Rational(1, 10**6)
+DECIMALS = re.compile(r"\.(\d+)\s*(?:(?:\*|\\times|\\cdot)\s*10\s*\^\s*\{?(-?\d+)\}?)?$")
 PERCENT = r"\%"
 
 
@@ -41,13 +43,17 @@ def number(latex: str | None) -> Any:
         value = value.rhs
     if value is None or not isinstance(value, Expr) or value.free_symbols:
         return None
-    return value if value.is_number and value.doit().is_finite else None
+    value = value.doit()
+    return value if value.is_number and value.is_finite else None
 
 
-def is_rounded(given: str, value: Any, exact: Any) -> bool:
+def is_rounded(latex: str, value: Any, exact: Any) -> bool:
     """Whether a number with decimals is another one, rounded to so many."""
-    decimals = re.search(r"\.(\d+)$", given)
-    return bool(decimals) and abs(value - exact) <= Rational(51, 100) / 10 ** len(decimals[1])
+    decimals = DECIMALS.search(latex)
+    if decimals is None:
+        return False
+    unit = Rational(10) ** (int(decimals[2] or 0) - len(decimals[1]))
+    return bool(abs(value - exact) <= Rational(51, 100) * unit)
 
 
 def verdict(reference: list[str | None], found: list[str | None], numeric: bool) -> str:
@@ -69,9 +75,11 @@ def verdict_on_numbers(reference: str, wanted: Any, found: str, given: Any) -> s
     """Right where they are equal, percents read either way; unknown where one is the other, rounded."""
     percents = reference.endswith(PERCENT) - found.endswith(PERCENT)
     readings = (given, given * Rational(100) ** percents) if percents else (given,)
-    if any(is_equal(wanted, one) for one in readings):
+    # The library rounds to six decimals, and would call all very small numbers equal.
+    if any(is_equal(wanted, one) and abs(wanted - one) <= CLOSE * abs(wanted) for one in readings):
         return "right"
-    return "unknown" if any(is_rounded(found, one, wanted) for one in readings) else "wrong"
+    rounded = any(is_rounded(found, one, wanted) or is_rounded(reference, wanted, one) for one in readings)
+    return "unknown" if rounded else "wrong"
 
 
 def is_equal(wanted: Any, given: Any) -> bool:

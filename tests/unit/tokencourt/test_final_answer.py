@@ -46,6 +46,10 @@ right, wrong, unknown = Verdict.right, Verdict.wrong, Verdict.unknown
         ("The answer is 20%.", "2", wrong),
         ("The final answer is 1.5e3.", "1500", right),
         ("The final answer is 1.5e3.", "1.5", wrong),
+        (r"The final answer is $3 \times 10^8$.", "3e8", right),
+        ("The final answer is 1e-8.", "2e-8", wrong),
+        ("The final answer is 0.", "1e-8", wrong),
+        ("The final answer is 0.0.", "0", right),
         ("The final answer is $2^{10}$.", "2", wrong),
         (r"The final answer is $3\sqrt{2}$.", "3", wrong),
         ("The final answer is 3*sqrt(2).", "3", wrong),
@@ -63,6 +67,7 @@ right, wrong, unknown = Verdict.right, Verdict.wrong, Verdict.unknown
         ("She earns $40 in 5 days.", "40", unknown),
         (r"The answer is \boxed{\frac{1}{0}}.", "1", unknown),
         ("The final answer is 0.33.", "1/3", unknown),
+        (r"The final answer is $4.57 \times 10^{-24}$.", "4.6e-24", unknown),
         ("I do not know.", "3", unknown),
         # A reference that is no number tells nothing.
         (r"The final answer is \boxed{A}, option 1.", "A", unknown),

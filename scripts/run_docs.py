@@ -1,0 +1,239 @@
+"""Runs the commands that the pages print, read from the pages, on the embedded models.
+
+    python scripts/run_docs.py --work FOLDER [--page tokencourt ...] [--without-engines]
+
+What a page names that no fresh clone has (a model of 8B, a served endpoint, a dataset of the Hub) has a stand-in below:
+the embedded pair, a small server in this process, a handful of rows. A command is otherwise run as it is printed, the
+commands of a block one after the other in a folder of their own. The first that fails ends the run. With
+--without-engines, in two minutes, blocks that start vLLM are left out.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
+QUESTIONS = 40
+ENGINE = '{"dtype": "float32", "enforce_eager": true, "max_model_len": 512, "block_size": 32}'
+# What is printed, and what stands in for it; in this order, as regular expressions.
+STAND_INS = (
+    (r"--engine '\{\"(?:tensor|gpu)[^']*'", f"--engine '{ENGINE}'"),
+    (r"--draft-engine '\{\"gpu[^']*'", f"--draft-engine '{ENGINE}'"),
+    (r"(label mine (?!.*--engine).*)", rf"\1 --engine '{ENGINE}' --draft-engine '{ENGINE}'"),
+    (r"(label mine (?!.*--max-tokens).*)", r"\1 --max-tokens 160"),
+    (r"(train hidden-states .*)", r"""\1 --dtype float32 --engine '{"enforce_eager": true, "max_model_len": 512}'"""),
+    (r"meta-llama/Llama-3.1-8B-Instruct|HuggingFaceTB/SmolLM2-135M-Instruct|\bTARGET\b", "$TARGET"),
+    (r"meta-llama/Llama-3.2-1B-Instruct|\bDRAFT\b", "$DRAFT"),
+    (r"\bHEAD\b", "$HEAD"),
+    (r"\$DEMO/(?=tasks)", "$FEW/"),
+    (r"http://localhost:800[01]/v1", "$ENDPOINT"),
+    (r"questions gsm8k --limit 2000", "questions gsm8k-copy --layout gsm8k --limit 4"),
+    (r"/data/gsm8k-copy", "gsm8k-copy"),
+    (r"(vllm-judge label annotate)", r"timeout --preserve-status -s INT 20 \1"),
+    (r"(court answers .*--endpoint.*)", r"\1 --max-tokens 64"),
+    (r"(court answers (?!.*--endpoint).*)", r"\1 --max-tokens 64 --temperature 0"),
+    (r"(calibrate .*)", r"\1 --max-new-tokens 160"),
+    (r"(compare --demo.*?) -n \d+", r"\1 -n 1"),
+    (r"(compare --target .*)", r"\1 -n 1 --max-new-tokens 160"),
+    (r"(compare (?!.*--rule).*)", r"\1 --rule strict --rule KL:threshold=1"),
+    (r"replay --demo", "replay --demo -n 2"),
+    (r"--compare-naive 20", "--compare-naive 2"),
+    (r"word_problems.jsonl", "few_problems.jsonl"),
+)
+# What is not run, and why.
+SKIPPED = (
+    (r"pip install", "the environment is there"),
+    (r"vllm serve|--url", "a served engine and lm-eval's tasks: tests/engine/test_evaluate.py"),
+    (r"evaluate gsm8k_cot --model|report out", "a task of the Hub's: tests/engine/test_evaluate.py"),
+    (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
+    (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),
+)
+# A promise of one point takes 300 questions: on a few, this sentence is the right end.
+SENTENCES = (r"vllm-judge: .*--max-accuracy-drop", r"vllm-judge: .*promise")
+STARTS_ENGINE = re.compile(r"court answers(?!.*--endpoint)|label mine|hidden-states|evaluate .*--model")
+
+
+TURNS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Commands that a page prints together."""
+
+    page: str
+    commands: tuple[str, ...]
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The indented blocks of a page that hold commands, comments left out and lines that go on joined."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for found in re.finditer(r"(?m)(?:^ {4}\S.*\n(?:^ {4,}.*\n|\n(?= {4}))*)", text):
+        lines = found.group().replace("\\\n", " ").splitlines()
+        commands = tuple(re.sub(r"\s+#.*$", "", " ".join(line.split())) for line in lines if line.strip())
+        commands = tuple(one for one in commands if not one.startswith("#"))
+        if any(re.match(r"vllm-judge |scripts/|python scripts/", one) for one in commands):
+            yield Block(page, commands)
+
+
+def to_run(command: str) -> str | None:
+    """A printed command with its stand-ins; None where it is not run."""
+    if any(re.search(pattern, command) for pattern, _ in SKIPPED):
+        return None
+    for pattern, stand_in in STAND_INS:
+        command = re.sub(pattern, stand_in, command, count=1)
+    return command
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers every chat: the annotator quotes the last word of the answer, everybody else answers 7."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = "The final answer is 7."
+        if asked["model"] == "annotator":
+            before, _, last = asked["messages"][-1]["content"].partition("# Answer\n\n")[2].strip().rpartition(" ")
+            text = json.dumps({"verdict": "wrong", "before": before[-20:], "mistake": last})
+            if next(TURNS) % 2:
+                text = "I am not sure."  # left for people
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def write_inputs(folder: Path) -> None:
+    """The files that pages take for given: questions, labelled answers, rows in the layouts that they name."""
+    from datasets import Dataset
+
+    from vllm_judge.demo.world import problem_stream, solution
+    from vllm_judge.tokencourt import records
+    from vllm_judge.tokencourt.choices import Check
+    from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict
+    from vllm_judge.tokencourt.questions import Question, split_of
+
+    rng = random.Random(0)
+    stream = problem_stream(5, "train")
+    problems = [next(stream) for _ in range(QUESTIONS)]
+    questions, answers = [], []
+    for number, problem in enumerate(problems):
+        chat = [Message(role="user", content=problem.question)]
+        reference = str(problem.answer)
+        questions.append(
+            Question(id=f"q{number}", messages=chat, split=split_of(chat), reference=reference, check=Check.number)
+        )
+        right = solution(problem, 0.5, rng)
+        place = right.rindex(reference)
+        wrong = right[:place] + str(problem.answer + 1) + right[place + len(reference) :]
+        common: dict[str, Any] = {"messages": chat, "model": "somebody", "labelled_by": "somebody"}
+        mistake = Span(start=place, end=place + len(str(problem.answer + 1)))
+        answers.append(Answer(id=f"r{number}", answer=right, verdict=Verdict.right, **common))
+        answers.append(Answer(id=f"w{number}", answer=wrong, verdict=Verdict.wrong, mistake=mistake, **common))
+    records.write(folder / "questions.jsonl", questions)
+    records.write(folder / "court.jsonl", answers)
+    rows = [{"text": one.question, "question": one.question, "solution": str(one.answer)} for one in problems]
+    asked = [{"question": row["question"], "answer": f"#### {row['solution']}"} for row in rows]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "questions.json").write_text(json.dumps([{**row, "answer": row["solution"]} for row in rows]))
+    (folder / "gsm8k-copy").mkdir()
+    Dataset.from_list(asked).to_parquet(folder / "gsm8k-copy" / "train.parquet")
+    (folder / "texts.jsonl").write_text(
+        "".join(json.dumps({"prompt": one.messages[0].content, "text": one.answer}) + "\n" for one in answers[:3])
+    )
+    for name in ("gsm8k", "math"):
+        steps = [
+            {"id": f"{name}-{n}", "generator": "m", "problem": a.messages[0].content, "steps": a.answer.split(". ")}
+            | {"label": -1 if a.verdict == Verdict.right else 0, "final_answer_correct": a.verdict == Verdict.right}
+            for n, a in enumerate(answers)
+        ]
+        (folder / f"processbench_{name}.json").write_text(json.dumps(steps))
+
+
+def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
+    """Runs a block, its inputs beside it; ends the program where a command fails."""
+    commands = [(printed, to_run(printed)) for printed in block.commands]
+    written = set(re.findall(r"-o (\S+)", " ".join(block.commands)))
+    folder.mkdir(parents=True)
+    for one in (folder.parent.parent / "inputs").iterdir():
+        if one.name not in written:
+            (folder / one.name).symlink_to(one)
+    shell = ["set -euo pipefail"]
+    for printed, command in commands:
+        if command is None:
+            print(f"{block.page}: not run: {printed}")
+        else:
+            shell.append(command)
+    if len(shell) == 1:
+        return
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(shell)], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+    )
+    last = done.stderr.strip().splitlines()[-1:] or [""]
+    if done.returncode and not any(re.match(sentence, last[0]) for sentence in SENTENCES):
+        print("\n".join(shell[1:]), done.stdout, done.stderr, sep="\n")
+        raise SystemExit(f"{block.page}: exit code {done.returncode}")
+    for line in shell[1:]:
+        print(f"{block.page}: ran: {line}", flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder, or none yet")
+    parser.add_argument("--page", choices=PAGES, action="append", help="may be repeated; by default all")
+    parser.add_argument("--without-engines", action="store_true", help="leave out blocks that start vLLM")
+    arguments = parser.parse_args()
+
+    from vllm_judge.demo import trio
+    from vllm_judge.demo.choices import World
+
+    work = arguments.work.resolve()
+    (work / "inputs").mkdir(parents=True)
+    write_inputs(work / "inputs")
+    problems = (trio.TRIOS[World.EASY].folder / "tasks" / "word_problems.jsonl").read_text().splitlines(keepends=True)
+    demo = work / "demo"
+    demo.mkdir()
+    for one in trio.TRIOS[World.EASY].folder.iterdir():
+        (demo / one.name).symlink_to(one)
+    (demo / "tasks").unlink()
+    (demo / "tasks").mkdir()
+    (demo / "tasks" / "few_problems.jsonl").write_text("".join(problems[:4]))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TARGET": str(demo / "target"),
+        "DRAFT": str(demo / "draft"),
+        "FEW": str(demo),
+        "HEAD": str(demo / "judge"),
+        "ENDPOINT": f"http://127.0.0.1:{server.server_port}/v1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    for page in arguments.page or PAGES:
+        for number, block in enumerate(blocks(page)):
+            if arguments.without_engines and any(STARTS_ENGINE.search(one) for one in block.commands):
+                print(f"{page}: starts an engine, not run: {'; '.join(block.commands)}")
+                continue
+            run(block, work / page / str(number), environment)
+
+
+if __name__ == "__main__":
+    main()
