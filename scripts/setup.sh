@@ -62,17 +62,6 @@ name_vllm() {
   rm -rf "$folder"
 }
 
-# The kernels are also compiled by the Triton that other supported engines bring (tests/unit/kernels/test_compile_gate.py).
-add_tritons() {
-  local version folder
-  while read -r version; do
-    folder=.venv/tritons/$version
-    if [ -d "$folder" ] || "$VENV_PYTHON" -m pip show triton 2>/dev/null | grep -qx "Version: $version"; then continue; fi
-    "$VENV_PYTHON" -m pip install -q --no-deps --target "$folder.part" "triton==$version" && mv "$folder.part" "$folder" ||
-      say "Triton $version could not be installed: the tests that compile with it will be skipped"
-  done <scripts/tritons.txt
-}
-
 check() {
   "$VENV_PYTHON" - <<'PYTHON' || die "the installation is not usable; see the message above."
 from importlib.metadata import entry_points
@@ -87,7 +76,7 @@ PYTHON
 
 python=$(find_python) || die "Python 3.11 to 3.14 with venv is needed, and none was found."
 engine=$(engine_of_this_machine)
-stamp="$PWD $engine $("$python" -c 'import platform; print(platform.python_version())') $(cat setup.py pyproject.toml scripts/setup.sh scripts/tritons.txt | sha256sum)"
+stamp="$PWD $engine $("$python" -c 'import platform; print(platform.python_version())') $(cat setup.py pyproject.toml scripts/setup.sh | sha256sum)"
 if [ -x "$VENV_PYTHON" ] && [ "$(cat .venv/setup-stamp 2>/dev/null)" = "$stamp" ]; then
   exit 0
 fi
@@ -101,6 +90,5 @@ if [ "$engine" = cpu ]; then
 else
   "$VENV_PYTHON" -m pip install -q -e ".[cuda,dev]"
 fi
-add_tritons
 check
 echo "$stamp" >.venv/setup-stamp

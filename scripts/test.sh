@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
+scripts/add_tritons.sh
 exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"
