@@ -6,7 +6,7 @@ first user would notice; a change that spills registers to memory, or reads hidd
 of less than 16 bytes; a reduction laid out over threads differently from vLLM's, which would add in another order and
 break bit-identity.
 
-scripts/compile_kernels.py compiles; scripts/setup.sh installs the versions of scripts/tritons.txt beside the
+scripts/compile_kernels.py compiles; scripts/add_tritons.sh puts those of scripts/tritons.txt beside the
 environment's own.
 """
 
@@ -41,7 +41,7 @@ def reports(request, tmp_path_factory):
     """{(variant, kernel, target): report} of one version of Triton, see compile_kernels.report."""
     beside = Path(sys.prefix, "tritons", request.param)
     if request.param != OWN_TRITON and not beside.is_dir():
-        pytest.skip(f"Triton {request.param} is not installed: scripts/setup.sh could not have it")
+        pytest.skip(f"Triton {request.param} is not installed: scripts/add_tritons.sh could not have it")
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if request.param != OWN_TRITON:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(beside), env.get("PYTHONPATH")]))
