@@ -38,7 +38,8 @@ def validate(
 
 def _lines(found: "Preview") -> list[tuple[str, str]]:
     from vllm_judge.engine.preview import promise
-    from vllm_judge.head import EVIDENCE, HIDDEN_STATES
+    from vllm_judge.head import EVIDENCE
+    from vllm_judge.head_files import HIDDEN_STATES
 
     lines = [("target", found.target), ("vLLM", found.vllm), ("model runner", found.runner)]
     if speculative := found.speculative:
