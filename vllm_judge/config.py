@@ -1,4 +1,4 @@
-"""judge.json: vLLM's speculative config plus one section, `judge`: read, checked, carried to the workers."""
+"""The section `judge` of a speculative config: read, checked, carried to the workers."""
 
 import os
 from dataclasses import dataclass

@@ -86,7 +86,7 @@ def fit(
 
     from vllm_judge.cli.tables import ablation_table, rates_table
     from vllm_judge.training.fit import fit_folder
-    from vllm_judge.training.report import write_head
+    from vllm_judge.training.head_folder import write_head
 
     if len(features) != len(output):
         raise JudgeError(f"give one --features for each --output: found {len(features)} and {len(output)}.")

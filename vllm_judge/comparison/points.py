@@ -1,4 +1,4 @@
-"""What answers amount to: a point for each rule and setting, the Pareto front, and both as table and JSON."""
+"""What answers amount to: a point for each rule and setting, the Pareto front, and results.json."""
 
 import json
 from collections import Counter

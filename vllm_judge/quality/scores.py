@@ -1,4 +1,4 @@
-"""The figures of an evaluation: paired scores, speeds, their definitions and tables."""
+"""The figures of an evaluation: paired scores, speeds, and what each number means."""
 
 from dataclasses import dataclass
 

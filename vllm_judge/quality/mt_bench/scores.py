@@ -1,4 +1,4 @@
-"""The figures of pairwise judging, their definitions and table."""
+"""The figures of pairwise judging, and what each number means."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A fitted head written down: tables for the terminal, its folder with model card, figures and pictures."""
+"""A fitted head written down: its folder with weights, model card, figures and pictures."""
 
 from dataclasses import asdict
 from pathlib import Path
