@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from vllm_judge import output_layer
 from vllm_judge.decoding import BATCH_SIZE
 from vllm_judge.decoding.batch import Decoded, Request
 from vllm_judge.decoding.decoder import decode_under
@@ -96,7 +97,11 @@ def load_model(name: str, dtype: torch.dtype | str, device_map: str | None = Non
     if device_map is not None and find_spec("accelerate") is None:
         raise JudgeError(f"the device map {device_map!r} needs the package accelerate: install it.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map)
+        config = AutoConfig.from_pretrained(name)
+        # Faster attentions leave the soft cap of Gemma 2 out.
+        attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+        options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
+        model = AutoModelForCausalLM.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise JudgeError(f"the model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     model = model.eval()
@@ -110,9 +115,9 @@ def load_head(name: str, target: PreTrainedModel) -> JudgeHead:
         HeadError: it cannot be loaded, or it is for another hidden size than the target's.
     """
     head = JudgeHead.from_pretrained(name)
-    hidden_size = target.config.get_text_config().hidden_size
-    if head.hidden_size != hidden_size:
-        raise HeadError(f"the judge head in {name} reads {head.hidden_size} numbers, the target has {hidden_size}.")
+    width = output_layer.width(target.config.get_text_config())
+    if head.hidden_size != width:
+        raise HeadError(f"the judge head in {name} reads {head.hidden_size} numbers, the target has {width}.")
     return head.to(target.device)
 
 
