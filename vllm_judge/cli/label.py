@@ -125,7 +125,7 @@ def annotate(
     try:
         import uvicorn
 
-        from vllm_judge.tokencourt.annotate.app import LOCAL_HOSTS, annotation_app
+        from vllm_judge.tokencourt.annotate.app import annotation_app
     except ImportError:
         raise JudgeError("fastapi and uvicorn are needed: pip install 'vllm-judge-decoding[court]'.") from None
 
@@ -134,8 +134,7 @@ def annotate(
         raise JudgeError(f"every answer in {file} is labelled already: --all shows them all the same.")
     cutter = load_tokenizer(tokenizer) if tokenizer else None
     notebooks = {name: Notebook(file, name) for name in dict.fromkeys(annotator)}
-    allowed = LOCAL_HOSTS if host in LOCAL_HOSTS else ("*",)
-    page = annotation_app(file, shown, notebooks, cutter, allowed)
+    page = annotation_app(file, shown, notebooks, cutter, host)
     for name in notebooks:
         say(f"{name}: http://{host}:{port}/?annotator={name}")
     say(f"{len(shown)} answers; every click is saved. Ctrl-C ends.")

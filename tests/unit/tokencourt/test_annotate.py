@@ -196,7 +196,14 @@ def test_two_people_see_how_far_they_agree_and_their_labels_are_collected(court,
 
 def test_no_other_page_can_reach_the_server(serve):
     server = serve("alice")
-    for host, status in ((f"127.0.0.1:{server.port}", 200), ("evil.example", 400)):
+    for host, status in (
+        (f"127.0.0.1:{server.port}", 200),
+        (f"[::1]:{server.port}", 200),
+        (f"LOCALHOST:{server.port}", 200),
+        ("evil.example", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("", 400),
+    ):
         request = urllib.request.Request(f"{server.url}/api/overview?annotator=alice", headers={"Host": host})
         try:
             assert urllib.request.urlopen(request, timeout=30).status == status

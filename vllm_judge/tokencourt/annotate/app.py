@@ -1,5 +1,7 @@
 """The page's server: hands out answers, keeps every click."""
 
+import socket
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -7,7 +9,6 @@ from urllib.parse import urlsplit
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.errors import JudgeError
@@ -17,7 +18,6 @@ from vllm_judge.tokencourt.annotate.store import Notebook, Opinion, read_opinion
 from vllm_judge.tokencourt.court import Answer, Verdict
 
 PAGE = Path(__file__).with_name("page.html")
-LOCAL_HOSTS = ("127.0.0.1", "localhost")
 
 
 class Said(BaseModel):
@@ -41,7 +41,7 @@ def annotation_app(
     answers: list[Answer],
     notebooks: dict[str, Notebook],
     tokenizer: PreTrainedTokenizerBase | None = None,
-    allowed_hosts: tuple[str, ...] = LOCAL_HOSTS,
+    name: str = "localhost",
 ) -> FastAPI:
     """The page and its interface.
 
@@ -50,17 +50,22 @@ def annotation_app(
         answers: what is to be annotated, in the order of the page.
         notebooks: an open one for each annotator.
         tokenizer: cuts answers into tokens; words without one.
-        allowed_hosts: the names that the server may be called by. Without this check any web page that the browser
-            has open could reach a server on localhost under a name of its own. A change must be JSON and have an Origin
-            that is the Host besides, or such a page could have the browser send one here.
+        name: what the server may be called by besides localhost, this machine's own name, and any address in numbers.
+            Without this check a web page that the browser has open could reach it under a name of its own, which it
+            points here. A change must be JSON and have an Origin that is the Host besides, or such a page could have
+            the browser send one.
     """
     app = FastAPI(title="vllm-judge annotate", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
+    names = {"localhost", socket.gethostname().lower(), name.lower()}
     index_of = {answer.id: index for index, answer in enumerate(answers)}
 
     @app.middleware("http")
     async def only_by_the_page(request: Request, call_next: Any) -> Any:
-        """A change comes as JSON, which no other page's form can send, and from this very page."""
+        """A request calls the server by a name of its own. A change comes as JSON, which no other page's form can send,
+        and from this very page."""
+        called = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        if called not in names and not _is_address(called):
+            return JSONResponse({"detail": f"this server is not called {called!r}"}, 400)
         if request.method not in ("GET", "HEAD"):
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
@@ -146,3 +151,12 @@ def _opinion(answer: Answer, said: Said, tokenizer: PreTrainedTokenizerBase | No
     if not 0 <= said.first <= last < len(pieces):
         raise HTTPException(422, f"no pieces {said.first} to {last}: the answer has {len(pieces)}")
     return Opinion(verdict=said.verdict, mistake=span_of(answer.answer, pieces, said.first, last))
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is said in numbers: no other page can point a name of its own at those."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
