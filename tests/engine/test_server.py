@@ -1,12 +1,6 @@
 """`vllm serve TARGET --speculative-config judge.json`, driven over HTTP as a client would."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,27 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import tiny
-from environments import CPU, RUNNERS
-
-START_SECONDS = 240
-
-
-def serve(models: Path, speculative_config: str, log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(models / "target")]
-    command += ["--speculative-config", speculative_config, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--served-model-name", "tiny"]
-    with log.open("w") as sink:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **CPU, **RUNNERS["v1"]},
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return process, port
+from server import START_SECONDS, counted, serve, serving
 
 
 @pytest.fixture(scope="module")
@@ -47,23 +21,8 @@ def judge_json(models: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def client(models: Path, judge_json: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    process, port = serve(models, str(judge_json), log)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-            deadline = time.monotonic() + START_SECONDS
-            while True:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
-                try:
-                    if http.get("/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.5)
-            yield http
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+    with serving(models, str(judge_json), tmp_path_factory.mktemp("server") / "log") as http:
+        yield http
 
 
 def complete(client: httpx.Client, **options: Any) -> httpx.Response:
@@ -71,18 +30,12 @@ def complete(client: httpx.Client, **options: Any) -> httpx.Response:
     return client.post("/v1/completions", json=body)
 
 
-def judge_only_tokens(client: httpx.Client) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    name = "vllm:spec_decode_num_judge_only_tokens_total"
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
 def test_a_request_is_judged_and_counted_and_its_dial_obeyed(client):
     texts = {}
     for name, dial in {"default": {}, "off": {"judge": "false"}, "strict": {"judge_threshold": 1}}.items():
-        before = judge_only_tokens(client)
+        before = counted(client, "judge_only_tokens")
         texts[name] = complete(client, vllm_xargs=dial).json()["choices"][0]["text"]
-        assert (judge_only_tokens(client) > before) == (name == "default")
+        assert (counted(client, "judge_only_tokens") > before) == (name == "default")
     assert texts["off"] == texts["strict"] != texts["default"]
 
 
