@@ -47,7 +47,6 @@ ASYNCHRONOUSLY = "asynchronous scheduling"
 SOME = {
     ("v1", "custom_class"),
     ("v1", "eagle3, half the vocabulary"),
-    ("v1", "medusa"),
     ("v1", "mtp (MiMo)"),
     ("v1", "ngram"),
     ("v2", "eagle3, half the vocabulary"),
