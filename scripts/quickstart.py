@@ -20,10 +20,10 @@ from typing import Any
 
 import httpx
 from openai import APIError, AsyncOpenAI
-from rich.console import Console
 from rich.table import Table
 from vllm_server import MODEL, Server, ServerError
 
+from vllm_judge.cli.screen import console
 from vllm_judge.demo import trio
 from vllm_judge.demo.engine import last_lines
 from vllm_judge.demo.outcome import Outcome
@@ -31,8 +31,10 @@ from vllm_judge.demo.world import Problem, problems
 from vllm_judge.measuring.provenance import about
 from vllm_judge.measuring.statistics import accuracy, paired_difference
 
-WARM_UP_PROBLEMS = 2
+WARM_UP_PROBLEMS = 8
 ROUNDS = 8
+# vLLM's processes go on looking for work for about a second after they had some, on a core that the next one needs.
+REST_SECONDS = 1.5
 PLAIN, STRICT, JUDGE = "plain", "strict", "judge"
 # Strict verification's best of 1, 2, 4, 8 and 16 drafts on this pair (docs/measurements/bench_offline_cpu.json).
 STRICT_DRAFTS = 4
@@ -74,6 +76,7 @@ def solve_in_rounds(servers: Mapping[str, Server], asked: Sequence[Problem], con
     for number in range(-1, ROUNDS):
         group = asked[number::ROUNDS] if number >= 0 else asked[:WARM_UP_PROBLEMS]
         for mode in modes:
+            time.sleep(REST_SECONDS)
             try:
                 outcome = asyncio.run(solve(servers[mode], group, concurrency))
             except (APIError, httpx.HTTPError) as error:
@@ -158,26 +161,24 @@ def main() -> None:
     asked = problems(arguments.n, arguments.seed, "test")
     strict = json.dumps(trio.strict_config(STRICT_DRAFTS))
     configs = {PLAIN: None, STRICT: strict, JUDGE: str(trio.JUDGE_JSON)}
-    console = Console(highlight=False)
+    out = console()
     with contextlib.ExitStack() as stack:
         starting = {}
         for mode, speculative_config in configs.items():
             option = f" --speculative-config {shlex.quote(speculative_config)}" if speculative_config else ""
-            console.print(f"[bold]{mode}[/]: vllm serve {trio.TARGET}{option}", soft_wrap=True)
+            out.print(f"[bold]{mode}[/]: vllm serve {trio.TARGET}{option}", soft_wrap=True)
             starting[mode] = Server(speculative_config)
             stack.push(starting[mode])
         servers = {mode: server.__enter__() for mode, server in starting.items()}
-        console.print(
-            f"All three are up; {arguments.n} problems in {ROUNDS} rounds, {arguments.concurrency} at a time."
-        )
+        out.print(f"All three are up; {arguments.n} problems in {ROUNDS} rounds, {arguments.concurrency} at a time.")
         rounds = solve_in_rounds(servers, asked, arguments.concurrency)
-    console.print(table(rounds))
-    console.print(
+    out.print(table(rounds))
+    out.print(
         "Speeds: medians over the rounds, and their range. accepted/cycle: draft tokens accepted per target "
         "verification, the target's own not counted. judge only: share of them that strict verification would have "
         "rejected. Accuracy with 95% intervals.\n"
     )
-    console.print(in_words(rounds))
+    out.print(in_words(rounds))
     if arguments.json:
         settings = {"n": arguments.n, "seed": arguments.seed, "concurrency": arguments.concurrency, "rounds": ROUNDS}
         found = {mode: figures(outcomes) for mode, outcomes in rounds.items()}
