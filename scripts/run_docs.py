@@ -44,7 +44,7 @@ STAND_INS = (
     (r"(vllm-judge label annotate)", r"timeout --preserve-status -s INT 20 \1"),
     (r"(court answers .*--endpoint.*)", r"\1 --max-tokens 64"),
     (r"(court answers (?!.*--endpoint).*)", r"\1 --max-tokens 64 --temperature 0"),
-    (r"(calibrate .*)", r"\1 --max-new-tokens 160"),
+    (r"(calibrate .*)", r"\1 --max-new-tokens 160 --max-accuracy-drop 60"),  # so few questions can show no more
     (r"(compare --demo.*?) -n \d+", r"\1 -n 1"),
     (r"(compare --target .*)", r"\1 -n 1 --max-new-tokens 160"),
     (r"(compare (?!.*--rule).*)", r"\1 --rule strict --rule KL:threshold=1"),
