@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 NUM_DRAFTS = 4
+KV_CACHE_BYTES = 2**26  # plenty for a tiny model; on a CPU an engine would clear gigabytes, and several are alive
 # The models are tiny: a second thread costs more than it brings, and threads bound to cores would fight over them.
-CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 # vLLM binds tensor-parallel CPU ranks to cores and must be told which.
 CPU_TWO_RANKS = {**CPU, "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 # Triton's interpreter, with the shim in every process.

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
-from environments import CPU, CPU_TWO_RANKS, NUM_DRAFTS, RUNNERS
+from environments import CPU, CPU_TWO_RANKS, KV_CACHE_BYTES, NUM_DRAFTS, RUNNERS
 
 HERE = Path(__file__).parent
 
@@ -128,7 +128,7 @@ def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             "enforce_eager": True,
             "max_model_len": 256,
             "max_num_seqs": 8,
-            "gpu_memory_utilization": 0.3,  # two engines are alive at a time
+            "kv_cache_memory_bytes": KV_CACHE_BYTES,
             "disable_log_stats": False,
             "speculative_config": speculative,
             "reasoning_config": {"reasoning_start_str": "w10", "reasoning_end_str": "w11"},

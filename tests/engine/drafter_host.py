@@ -21,6 +21,7 @@ from typing import Any
 import drafters
 import host
 import torch
+from environments import KV_CACHE_BYTES
 from vllm import LLM
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
@@ -35,8 +36,7 @@ OPTIONS = {
     "enforce_eager": True,
     "max_model_len": 128,
     "max_num_seqs": 4,
-    "gpu_memory_utilization": 0.3,
-    "kv_cache_memory_bytes": 2**26,  # no gigabyte to clear in each engine
+    "kv_cache_memory_bytes": KV_CACHE_BYTES,
     "disable_log_stats": False,
 }
 PROMPTS = drafters.prompts()

@@ -20,6 +20,7 @@ from typing import Any
 import architectures
 import tiny
 import torch
+from environments import KV_CACHE_BYTES
 from safetensors.torch import save_file
 from vllm import LLM, ModelRegistry, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
@@ -40,8 +41,7 @@ OPTIONS = {
     "enforce_eager": True,
     "max_model_len": 128,
     "max_num_seqs": 4,
-    "gpu_memory_utilization": 0.3,
-    "num_gpu_blocks_override": 64,  # no gigabyte to clear in each engine
+    "kv_cache_memory_bytes": KV_CACHE_BYTES,
 }
 # So few that vLLM reads prompts in parts.
 CHUNKED = {"max_num_batched_tokens": 16}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from environments import CPU, RUNNERS
+from environments import CPU, KV_CACHE_BYTES, RUNNERS
 
 START_SECONDS = 240
 
@@ -24,9 +24,8 @@ def serve(models: Path, speculative_config: str, log: Path, *arguments: str) -> 
     command = [str(Path(sys.executable).parent / "vllm"), "serve", str(models / "target")]
     command += ["--speculative-config", speculative_config, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--served-model-name", "tiny"]
-    command += ["--kv-cache-memory-bytes", str(2**26)]
+    command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
     environment = {**os.environ, **CPU, **RUNNERS["v1"]}
-    del environment["VLLM_CPU_KVCACHE_SPACE"]  # which would overrule the argument
     with log.open("w") as sink:
         process = subprocess.Popen(
             [*command, *arguments],

@@ -110,7 +110,6 @@ def _can_be_had(drafter: str) -> bool:
 def _run_host(models: Path, output: Path, runner: str, wanted: list[Cell], own_process: bool) -> None:
     """own_process: whether engines get a process of their own, without which V1 drafts nothing asynchronously."""
     environment = {**os.environ, **CPU, **RUNNERS[runner], "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(own_process))}
-    del environment["VLLM_CPU_KVCACHE_SPACE"]  # which would overrule what the host says
     environment["TORCH_COMPILE_DISABLE"] = "1"  # to compile a model's small functions takes longer than to run it
     path = os.pathsep.join(filter(None, [str(HOST.parents[1]), environment.get("PYTHONPATH")]))
     log = output / "log"

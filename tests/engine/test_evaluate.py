@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny
-from environments import CPU, RUNNERS
+from environments import CPU, KV_CACHE_BYTES, RUNNERS
 from test_server import client, complete, judge_json  # noqa: F401  a server of this module's own
 
 N = 12
@@ -78,6 +78,7 @@ def test_both_ways_score_what_the_engine_answers_and_count_it(way, answers, clie
         found = evaluate(folder, "--url", str(client.base_url))
     else:
         options = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256}
+        options["kv_cache_memory_bytes"] = KV_CACHE_BYTES
         engine = ["--model", str(models / "target"), "--speculative-config", str(judge_json)]
         found = evaluate(folder, *engine, "--engine-options", json.dumps(options))
     strict, judge = found["scores"]["strict"], found["scores"]["judge"]

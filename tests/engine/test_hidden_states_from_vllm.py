@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_model import make_chat_model, write_court
-from environments import CPU, CPU_TWO_RANKS
+from environments import CPU, CPU_TWO_RANKS, KV_CACHE_BYTES
 from safetensors.torch import load_file
 
 from vllm_judge.head import JudgeHead
@@ -49,6 +49,7 @@ def vllm_judge(*arguments: str, environment: dict[str, str]) -> str:
 def test_vllm_gives_what_transformers_gives_and_a_head_can_be_fitted_on_it(folder, ranks):
     engine = {
         "enforce_eager": True,
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
         "tensor_parallel_size": ranks,
         "max_model_len": MAX_LENGTH,
         "max_num_seqs": 8,

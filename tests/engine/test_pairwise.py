@@ -16,7 +16,7 @@ import httpx
 import pytest
 import tiny
 from chat_model import make_chat_model
-from environments import CPU, RUNNERS
+from environments import CPU, KV_CACHE_BYTES, RUNNERS
 from judge_server import JudgeServer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tiny.make_head(folder / "head", 0.0, scale=0.3)
     config = {"method": "draft_model", "model": "draft", "num_speculative_tokens": 4, "judge": {"model": "head"}}
     (folder / "judge.json").write_text(json.dumps(config))
-    options = ["--dtype", "float32", "--enforce-eager"]
+    options = ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
     with (
         mock.patch.dict(os.environ, {**CPU, **RUNNERS["v1"]}),
         Server(str(folder / "judge.json"), str(target), options) as running,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from environments import CPU, RUNNERS
+from environments import CPU, KV_CACHE_BYTES, RUNNERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -34,6 +34,7 @@ START_SECONDS = 240
 QUESTIONS = 6
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, **CPU, **RUNNERS["v1"]}
+ENGINE = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": KV_CACHE_BYTES}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def endpoint(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", talker]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
     command += ["--max-model-len", "2048", "--served-model-name", "talker"]
+    command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=sink, stderr=sink, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
@@ -116,7 +118,7 @@ def test_a_vllm_server_answers_and_annotates(endpoint, questions):
 
 def test_the_offline_engine_answers_what_is_missing(talker, questions):
     court = questions.with_name("offline.jsonl")
-    engine = json.dumps({"dtype": "float32", "enforce_eager": True, "max_model_len": 2048})
+    engine = json.dumps({**ENGINE, "max_model_len": 2048})
     command = ["court", "answers", questions, "-o", court, "--model", str(talker), "--engine", engine]
     options = ["--temperature", "0", "--temperature", "1", "--max-tokens", "16"]
     assert f"{2 * QUESTIONS} answers added" in vllm_judge(*command, *options)
@@ -134,8 +136,7 @@ DRAFT = trio.FOLDER / "draft"
 
 def mining(questions: Path, court: Path) -> list[str | Path]:
     # Blocks short enough that the prefix cache has some of these answers.
-    options = {"dtype": "float32", "enforce_eager": True, "max_model_len": trio.MAX_MODEL_LEN, "block_size": 32}
-    engine = json.dumps(options)
+    engine = json.dumps({**ENGINE, "max_model_len": trio.MAX_MODEL_LEN, "block_size": 32})
     command = [BIN / "vllm-judge", "label", "mine", questions, "-o", court, "--target", trio.TARGET, "--draft", DRAFT]
     command += ["--engine", engine, "--draft-engine", engine, "--max-tokens", str(trio.MAX_NEW_TOKENS)]
     return [*command, "--concurrency", "8"]
