@@ -4,6 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
+# Set by who runs a command to pass its progress on: to standard output go lines of JSON behind this character (RFC 7464).
+AS_LINES = "VLLM_JUDGE_PROGRESS_AS_LINES"
+EVENT = "\x1e"
+
 T = TypeVar("T")
 Advance = Callable[[], None]
 # (title, total, done at the start) to a context that yields the function that moves it by one.

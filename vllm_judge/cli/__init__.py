@@ -14,6 +14,7 @@ from vllm_judge.cli.calibrate import calibrate
 from vllm_judge.cli.compare import compare
 from vllm_judge.cli.demo import demo
 from vllm_judge.cli.evaluate import evaluate
+from vllm_judge.cli.make import make
 from vllm_judge.cli.options import example
 from vllm_judge.cli.project import project
 from vllm_judge.cli.push import push
@@ -37,6 +38,7 @@ def commands(
 
 
 app.command(epilog=example("demo -n 1000 --json demo.json"))(demo)
+app.command(epilog=example("make recipe.yaml", f"make {PAIR} --questions gsm8k --max-accuracy-drop 1 -o my-judge"))(make)
 app.add_typer(court.app, name="court")
 app.add_typer(label.app, name="label")
 app.add_typer(train.app, name="train")

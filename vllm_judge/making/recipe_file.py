@@ -1,0 +1,105 @@
+"""A recipe's file: YAML without surprises, paths from where it lies, and every mistake in a sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vllm_judge.errors import JudgeError
+from vllm_judge.making.recipe import Recipe
+from vllm_judge.tokencourt.layouts import KNOWN
+
+# Names that are no paths, whatever lies beside the recipe: of who answers, and of questions.
+MEANT = ("draft", "target", *KNOWN)
+TAGS = ("mine", "llm", "function", "import")  # which pydantic puts into the place of a mistake in labels
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, (place, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                line = place.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        JudgeError: it cannot be read, is no YAML, or no recipe; the sentence names file, field and what to do.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise JudgeError(f"the recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise JudgeError(f"{path} is not YAML that a recipe may be: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise JudgeError(f"{path} must hold the keys of a recipe, such as target, found {type(content).__name__}.")
+    return recipe(content, path.parent, str(path))
+
+
+def recipe(content: dict[Any, Any], home: Path, origin: str) -> Recipe:
+    """The recipe of these keys.
+
+    Args:
+        content: as YAML has them.
+        home: what relative paths are relative to.
+        origin: what a sentence calls it.
+
+    Raises:
+        JudgeError: it is none.
+    """
+    try:
+        made = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise JudgeError(f"{origin}: {_sentence(dict(error.errors()[0])).rstrip('.?')}.") from None
+    content = made.model_dump()
+    _resolve(content, home.resolve(), origin)
+    return Recipe.model_validate(content)
+
+
+def show(made: Recipe) -> str:
+    """All of a recipe, defaults included, as YAML."""
+    return yaml.safe_dump(made.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _resolve(content: dict[str, Any], home: Path, origin: str) -> None:
+    """Makes paths absolute: what begins like one must be there, any other name may be a repository's or a dataset's."""
+    holders = [(content, ("target", "draft", "chat_template"), "")]
+    holders += [(one, ("source",), f"questions[{n}].") for n, one in enumerate(content["questions"])]
+    holders += [(one, ("by",), f"answers[{n}].") for n, one in enumerate(content["answers"])]
+    holders += [(one, ("draft",), f"labels[{n}].") for n, one in enumerate(content["labels"])]
+    holders += [(content["drafter"] or {}, ("model",), "drafter.")]
+    for holder, keys, place in holders:
+        for key in keys:
+            if isinstance(holder.get(key), str):
+                must = key == "chat_template" or holder[key].endswith((".jsonl", ".json", ".gz"))
+                holder[key] = _path(holder[key], home, f"{origin}: {place}{key}", must)
+    for number, one in enumerate(content["labels"]):
+        files = one.get("files", [])
+        one |= {"files": [_path(file, home, f"{origin}: labels[{number}].files", True) for file in files]} if files else {}
+
+
+def _path(name: str, home: Path, place: str, must: bool) -> str:
+    path = home / Path(name).expanduser()
+    if path.exists() and name not in MEANT:
+        return str(path.resolve())
+    if must or name.startswith(("/", "./", "../", "~")):
+        raise JudgeError(f"{place} is {name}, and there is no {path}: mend the path, which is relative to the recipe.")
+    return name
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    loc = [part for part in error["loc"] if part not in TAGS]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    if error["type"] == "missing":
+        return f"{field} is missing: give it (`vllm-judge make --help` has an example)"
+    if error["type"] == "value_error":
+        return ": ".join(filter(None, (field, error["msg"].removeprefix("Value error, "))))
+    return f"{field} {error['msg'].replace('Input should', 'should')}, found {error['input']!r}"
