@@ -19,7 +19,9 @@ def make(
     recipe_file: Annotated[
         Path | None, typer.Argument(metavar="RECIPE", help="A recipe in YAML; recipes/ has some.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="In place of a recipe: folder or repository of the target.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="In place of a recipe: folder or repository of the target.")
+    ] = None,
     draft: Annotated[str | None, typer.Option(help="The draft model's.")] = None,
     questions: Annotated[list[str] | None, typer.Option(help="gsm8k, or what `court questions` takes.")] = None,
     max_accuracy_drop: Annotated[
@@ -28,7 +30,9 @@ def make(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The head's folder; by default <target>-judge.")
     ] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder for what is made on the way; by default OUTPUT.work.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for what is made on the way; by default OUTPUT.work.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what each step will do, and start nothing.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the recipe with all defaults, and stop.")] = False,
 ) -> None:

@@ -177,23 +177,16 @@ class _Planner:
 
     def _tuned(self, questions: Sequence[Path], heads: Sequence[str]) -> None:
         recipe = self.recipe
-        words = ["tune", *heads, "-o", str(self.output), "--target", recipe.target, *self._template()]
+        engine = self._engine(recipe.engine.serve)
+        words = ["tune", *heads, "--target", recipe.target, *self._template(), "--engine", engine]
         words += ["--max-new-tokens", str(recipe.max_tokens)]
         for file in questions:
             words += ["--questions", str(file)]
         for one in recipe.concurrency:
             words += ["--concurrency", str(one)]
-        self.made.add(
-            "speed",
-            words,
-            "tuned",
-            how=["--engine", self._engine(recipe.engine.serve)],
-            inputs=[recipe.dtype],
-            output=self.output,
-            pace="speed",
-            count=1 + len(heads),
-            unit="engines",
-        )
+        speeds = self.made.place("speeds.jsonl", words, ())
+        words += ["-o", str(speeds), "--into", str(self.output)]
+        self.made.add("speed", words, "speed", output=self.output, pace="speed", count=1 + len(heads), unit="engines")
 
     def _numbers(self) -> list[int]:
         return sorted(set(self.recipe.num_speculative_tokens))

@@ -62,7 +62,9 @@ class Answers(Part):
 
     by: str
     endpoint: str | None = None
-    temperatures: Annotated[list[Annotated[float, Field(ge=0.0)]], BeforeValidator(_listed), Field(min_length=1)] = [0.7]
+    temperatures: Annotated[list[Annotated[float, Field(ge=0.0)]], BeforeValidator(_listed), Field(min_length=1)] = [
+        0.7
+    ]
     samples: Count = 1
 
 
@@ -164,7 +166,9 @@ class Recipe(Part):
                 raise ValueError("drafter.method is missing: give one of vLLM's, such as eagle3, mtp or ngram")
             for number, one in enumerate(self.labels):
                 if isinstance(one, Mined) and one.draft is None:
-                    raise ValueError(f"labels[{number}].draft is missing: the drafter is no model that {one.by} can ask")
+                    raise ValueError(
+                        f"labels[{number}].draft is missing: the drafter is no model that {one.by} can ask"
+                    )
         read = [one.by for one in self.labels if isinstance(one, ByModel | ByFunction)]
         if read and not self.answers:
             raise ValueError(f"answers is missing: labels by {read[0]} are of answers, so say who answers")

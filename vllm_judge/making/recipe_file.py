@@ -83,7 +83,9 @@ def _resolve(content: dict[str, Any], home: Path, origin: str) -> None:
                 holder[key] = _path(holder[key], home, f"{origin}: {place}{key}", must)
     for number, one in enumerate(content["labels"]):
         files = one.get("files", [])
-        one |= {"files": [_path(file, home, f"{origin}: labels[{number}].files", True) for file in files]} if files else {}
+        one |= (
+            {"files": [_path(file, home, f"{origin}: labels[{number}].files", True) for file in files]} if files else {}
+        )
 
 
 def _path(name: str, home: Path, place: str, must: bool) -> str:

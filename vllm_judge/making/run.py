@@ -51,7 +51,9 @@ def alone(work: Path) -> Iterator[IO[bytes]]:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JudgeError(f"another `vllm-judge make` is at work in {work}: wait for it, or choose --work.") from None
+            raise JudgeError(
+                f"another `vllm-judge make` is at work in {work}: wait for it, or choose --work."
+            ) from None
         yield log
 
 
@@ -99,7 +101,10 @@ class _Run:
             assert process.stdout is not None
             record, failures = self._follow(process.stdout)
         if process.returncode not in (0, PromiseError.exit_code):
-            why = "\n".join(failures) or f"`vllm-judge {shlex.join(self.step.command[:2])}` ended with exit code {process.returncode}."
+            why = (
+                "\n".join(failures)
+                or f"`vllm-judge {shlex.join(self.step.command[:2])}` ended with exit code {process.returncode}."
+            )
             raise JudgeError(
                 f"{self.step.name}: {why}\nNothing that was made is lost: the same command goes on from there. All that "
                 f"was said is in {self.log.name}."

@@ -99,7 +99,10 @@ class Steps:
 
         Words that name what an earlier step makes stand for all that it was made from, since their names do.
         """
-        made_from = [[word.replace(str(self.work), "") for word in words], [_identity(self.home, one) for one in inputs]]
+        made_from = [
+            [word.replace(str(self.work), "") for word in words],
+            [_identity(self.home, one) for one in inputs],
+        ]
         digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:10]
         stem, dot, suffix = name.partition(".")
         return self.work / f"{stem}-{digest}{dot}{suffix}"
