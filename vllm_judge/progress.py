@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-# Set by who runs a command to pass its progress on: to standard output go lines of JSON behind this character (RFC 7464).
+# Set by who runs a command to pass its progress on: it comes on standard output, as lines of JSON behind EVENT.
 AS_LINES = "VLLM_JUDGE_PROGRESS_AS_LINES"
 EVENT = "\x1e"
 

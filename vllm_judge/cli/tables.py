@@ -14,7 +14,7 @@ from vllm_judge.quality.scores import STRICT
 from vllm_judge.training.card import ablation_cells
 
 if TYPE_CHECKING:
-    from vllm_judge.calibration.speed import Speed
+    from vllm_judge.calibration.speed import Speed as TimedSpeed
     from vllm_judge.comparison.answers import Contender
     from vllm_judge.comparison.points import Point
     from vllm_judge.demo.outcome import Outcome
@@ -74,7 +74,7 @@ def points_table(chosen: Sequence[Contender], points: Sequence[Point]) -> Table:
     return shown
 
 
-def speeds_table(speeds: Sequence[Speed]) -> Table:
+def speeds_table(speeds: Sequence[TimedSpeed]) -> Table:
     """Generated tokens/s: medians, and the range of the rounds."""
     shown = Table("", "drafts", "at a time", "tokens/s", "range", box=SIMPLE)
     for one in sorted(speeds, key=lambda one: (one.concurrency, one.head, one.mode)):

@@ -1,4 +1,4 @@
-"""What each step would do, what is there already, and how long the rest takes, as far as steps of its kind were timed."""
+"""What each step would do, what is there already, and how long the rest takes where steps of its kind were timed."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,9 +47,8 @@ def planned(steps: Sequence[Step], target: str) -> Iterator[Planned]:
             time = f"about {duration(pace * max(0, count - there))}"
         else:
             time = f"unknown until first {step.unit} are timed"
-        known = record.total or not step.watched.exists()
-        does = f"{'' if record.total else 'at most '}{count:,} {step.unit}" if count else f"{step.unit}, counted later"
-        yield Planned(step, does, "done" if done else f"{there:,} {step.unit}" if there and known else "", time)
+        does = f"{'' if record.total else 'up to '}{count:,} {step.unit}" if count else f"{step.unit}, counted later"
+        yield Planned(step, does, "done" if done else f"{there:,} {step.unit}" if there else "", time)
 
 
 def models(recipe: Recipe) -> Iterator[tuple[str, bool]]:

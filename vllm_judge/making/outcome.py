@@ -11,21 +11,28 @@ def paragraph(folder: Path, target: str) -> str:
     head = JudgeHead.from_pretrained(folder)
     calibration, speed = head.provenance["calibration"], head.provenance["speed"]
     point: Any = next(one for one in calibration["points"] if one["setting"].get("threshold") == head.threshold)
-    accuracy, minus = point["accuracy"], point["minus_strict"]
-    gains = [
-        f"at {level['concurrency']} at a time {level['judged']['drafts']} drafts, {level['judged']['tokens_per_s']:.0f} "
-        f"tokens/s, {_ratio(level['over_plain'])} times the target alone and {_ratio(level['over_strict'])} times strict "
-        f"verification with its best number, {level['strict']['drafts']}"
-        for level in speed["levels"]
-    ]
     return (
-        f"{folder.name}: a judge for {target}, threshold {head.threshold:g}. On {point['n']} held-out questions it is right "
-        f"in {100 * accuracy['value']:.1f}% [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}], "
-        f"{100 * minus['value']:+.1f} points [{100 * minus['low']:+.1f}, {100 * minus['high']:+.1f}] beside strict "
-        f"verification (95%, paired), with {point['accepted_per_cycle']:.2f} drafts accepted per cycle. On this machine: "
-        f"{'; '.join(gains)} (medians of {speed['rounds']} rounds of {speed['n']} questions, and their range). Serve it:\n"
+        f"{folder.name} at threshold {head.threshold:g}: on {point['n']} held-out questions "
+        f"{_percent(point['accuracy'], '.1f')}% of the answers are right, {_percent(point['minus_strict'], '+.1f')} "
+        f"points beside strict verification (95% intervals, paired), and {point['accepted_per_cycle']:.2f} drafts are "
+        f"accepted per cycle. On this machine {'; '.join(map(_gain, speed['levels']))} (medians of {speed['rounds']} "
+        f"rounds of {speed['n']} questions, and ranges). Serve it:\n"
         f"vllm serve {target} --speculative-config {folder}"
     )
+
+
+def _gain(level: dict[str, Any]) -> str:
+    judged, strict = level["judged"], level["strict"]
+    return (
+        f"it makes {judged['tokens_per_s']:.0f} tokens/s with {judged['drafts']} drafts at {level['concurrency']} at a "
+        f"time, {_ratio(level['over_plain'])} times the target alone and {_ratio(level['over_strict'])} times strict "
+        f"verification with its best number, {strict['drafts']}"
+    )
+
+
+def _percent(one: dict[str, float], form: str) -> str:
+    value, low, high = (f"{100 * one[name]:{form}}" for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _ratio(one: dict[str, float]) -> str:

@@ -19,11 +19,12 @@ class _Loader(yaml.SafeLoader):
     """Plain values only, and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key, (place, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                line = place.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key} is given twice")
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key.value} is given twice")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +106,8 @@ class _Run:
                 or f"`vllm-judge {shlex.join(self.step.command[:2])}` ended with exit code {process.returncode}."
             )
             raise JudgeError(
-                f"{self.step.name}: {why}\nNothing that was made is lost: the same command goes on from there. All that "
-                f"was said is in {self.log.name}."
+                f"{self.step.name}: {why}\nNothing that was made is lost: the same command goes on from there. "
+                f"All that was said is in {self.log.name}."
             )
         self.step.keep(
             record.model_copy(
