@@ -79,7 +79,16 @@ def world(tmp_path: Path) -> Path:
 
 def calibrate(world: Path, max_accuracy_drop: float, *more: object) -> tuple[int, str]:
     command = ["calibrate", world / "questions.jsonl", "--head", world / "head", "-o", world / "answers"]
-    command += ["--target", world / "target", "--draft", world / "draft", "--max-accuracy-drop", max_accuracy_drop]
+    command += [
+        "--source",
+        "transformers",
+        "--target",
+        world / "target",
+        "--draft",
+        world / "draft",
+        "--max-accuracy-drop",
+        max_accuracy_drop,
+    ]
     command += ["--threshold", 0.7, "--threshold", 0.3, "--num-speculative-tokens", 4, "--max-new-tokens", 12, *more]
     result = CliRunner().invoke(app, [str(part) for part in command])
     return result.exit_code, result.output
