@@ -1,7 +1,6 @@
 """The number of drafts from measured speed: plain, strict and judged decoding of calibrated heads, on this machine."""
 
 import json
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vllm_judge.judge_json import JUDGE_JSON, SECTION
 from vllm_judge.progress import bar
 from vllm_judge.tokencourt import records
 from vllm_judge.training.card import head_card
+from vllm_judge.training.head_folder import copy_head
 
 NUMBER, SCHEDULE = "num_speculative_tokens", "num_speculative_tokens_per_batch_size"
 # Drafters whose number of drafts by batch size was run with a judge (docs/support.md).
@@ -250,13 +250,12 @@ def write(folder: Path, served: Deployment, levels: Sequence[Level], n: int, rou
         provenance={**served.head.provenance, "speed": speed},
     )
     try:
-        # Last of all comes what makes it a deployment.
-        (folder / JUDGE_JSON).unlink(missing_ok=True)
-        shutil.copytree(served.folder, folder, dirs_exist_ok=True, ignore=lambda *_: [JUDGE_JSON])
+        copy_head(served.folder, folder)
         head.save_pretrained(folder)
         (folder / "README.md").write_text(head_card(head), encoding="utf-8")
         config = json.loads((served.folder / JUDGE_JSON).read_text(encoding="utf-8"))
         config |= {SCHEDULE: ranges} if ranges else {}
+        # Last of all comes what makes it a deployment.
         (folder / JUDGE_JSON).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise JudgeError(f"the head in {folder} cannot be written: {error.strerror}.") from None

@@ -42,7 +42,7 @@ def tune(
     template = chat_template.read() if chat_template else None
     tokenizer = load_tokenizer(target, "--target")
     claim(output, speed.Speed, *questions)
-    asked = [one for file in questions for one in held_out_questions(file, tokenizer, template)][:n]
+    asked = held_out_questions(questions, tokenizer, template)[:n]
     prompts = [one.prompt_ids for one in asked]
     levels = list(dict.fromkeys(concurrency))
     speeds = speed.measure(target, candidates, prompts, levels, rounds, max_new_tokens, options, output)

@@ -1,6 +1,5 @@
 """A target and its draft, loaded, checked against each other, ready to be compared under rules."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -79,10 +78,6 @@ class Pair:
             batch_size=batch_size,
         )
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, without the special ones."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
-
 
 def load_model(name: str, dtype: torch.dtype | str, device_map: str | None = None) -> PreTrainedModel:
     """A model from a folder or Hub repository, on a GPU where there is one.
@@ -124,12 +119,3 @@ def load_head(name: str, target: PreTrainedModel) -> JudgeHead:
 def default_dtype() -> torch.dtype | str:
     """A checkpoint's own precision on a GPU, float32 on a CPU."""
     return "auto" if torch.cuda.is_available() else torch.float32
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Tells a module from one that was trained further: a hash of its vectors (norms and biases, a head's weights)."""
-    digest = hashlib.sha256()
-    for parameter in module.parameters():
-        if parameter.dim() <= 1:
-            digest.update(parameter.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -68,12 +68,11 @@ def generate(
 
     def enqueue(count: int) -> None:
         if batch := list(islice(waiting, count)):
-            asked: Any = [
-                {"prompt": one} if isinstance(one, str) else {"prompt_token_ids": one}
-                for one in map(prompts.__getitem__, batch)
-            ]
+            texts = [prompts[number] for number in batch]
+            asked: Any = [{"prompt" if isinstance(one, str) else "prompt_token_ids": one} for one in texts]
             names = llm.enqueue(asked, [params[number] for number in batch], use_tqdm=False)
-            index.update(zip(names, batch, strict=True))
+            # vLLM hands out its own names of requests, "number-random", and its outputs have the number.
+            index.update(zip([name.partition("-")[0] for name in names], batch, strict=True))
 
     try:
         enqueue(at_a_time or len(prompts))

@@ -16,6 +16,7 @@ J = TypeVar("J")
 # A server that is down fails every request: so many failures in a row end the run instead of going through the rest.
 FAILURES_IN_A_ROW = 20
 OF_NO_USE = (401, 402, 403, 404)  # the next request would be refused too: no right, no credit, no such model
+CHAT = "chat completion"
 LONGEST_REASON = 300  # characters of what a server says
 
 
@@ -120,8 +121,35 @@ class Endpoint:
         """
         chat: Any = [message.model_dump() for message in messages]
         create = self._client.chat.completions.with_raw_response.create
+        content = await self._reply(create, CHAT, model=self.model, messages=chat, **options)
         try:
-            raw = await create(model=self.model, messages=chat, **options)
+            reply = _Reply.model_validate_json(content)
+        except ValidationError:
+            raise RequestError(f"answers something that is no {CHAT}") from None
+        if reply.error:
+            raise RequestError(f"answers an error{_reason(reply.error)}")
+        if not reply.choices:
+            raise RequestError("answers nothing")
+        if missing := reply.choices[0].missing:
+            raise RequestError(missing)
+        return reply.choices[0]
+
+    async def continue_prompt(self, prompt_ids: Sequence[int], **options: Any) -> bytes:
+        """The reply, JSON, to a prompt of token ids; raises as `complete` does.
+
+        Args:
+            options: of the completion, vLLM's own under `extra_body`.
+        """
+        create = self._client.completions.with_raw_response.create
+        return await self._reply(create, "completion", model=self.model, prompt=list(prompt_ids), **options)
+
+    async def models(self) -> bytes:
+        """The reply, JSON, of what is served; raises as `complete` does."""
+        return await self._reply(self._client.models.with_raw_response.list, "list of models")
+
+    async def _reply(self, create: Callable[..., Awaitable[Any]], kind: str, **arguments: Any) -> bytes:
+        try:
+            raw = await create(**arguments)
         except self._openai.APITimeoutError:
             raise RequestError("timed out") from None
         except self._openai.APIConnectionError:
@@ -132,18 +160,8 @@ class Endpoint:
                 raise JudgeError(f"{self.url} refuses requests to the model {self.model}: {said}") from None
             raise RequestError(f"answers {said}") from None
         except (self._openai.OpenAIError, ValueError):
-            raise RequestError("answers something that is no chat completion") from None
-        try:
-            reply = _Reply.model_validate_json(raw.http_response.content)
-        except ValidationError:
-            raise RequestError("answers something that is no chat completion") from None
-        if reply.error:
-            raise RequestError(f"answers an error{_reason(reply.error)}")
-        if not reply.choices:
-            raise RequestError("answers nothing")
-        if missing := reply.choices[0].missing:
-            raise RequestError(missing)
-        return reply.choices[0]
+            raise RequestError(f"answers something that is no {kind}") from None
+        return bytes(raw.http_response.content)
 
     async def close(self) -> None:
         """Ends the connections."""
