@@ -79,8 +79,9 @@ def choose_threshold(points: Sequence[Point], max_accuracy_drop: float) -> Point
         minus = nearest.minus_strict
         raise PromiseError(
             f"on {points[0].n} questions no threshold can be shown to keep accuracy within {max_accuracy_drop:g} "
-            f"points of strict verification; nearest comes {nearest.setting['threshold']:g}, at {100 * minus.value:+.1f} "
-            f"[{100 * _worst(nearest):+.1f}, {100 * minus.high:+.1f}]: {_advice(nearest, max_accuracy_drop)}."
+            f"points of strict verification; nearest comes {nearest.setting['threshold']:g}, at "
+            f"{100 * minus.value:+.1f} [{100 * _worst(nearest):+.1f}, {100 * minus.high:+.1f}]: "
+            f"{_advice(nearest, max_accuracy_drop)}."
         )
     return max(keeping, key=lambda point: point.tokens_per_forward.value)
 

@@ -32,19 +32,18 @@ class Planned:
 
 def planned(steps: Sequence[Step], target: str) -> Iterator[Planned]:
     """Every step, with what is known of it; reads files, starts nothing."""
-    paces = {
-        step.pace: record.timed_seconds / record.timed for step in steps if (record := step.record()) and record.timed
-    }
+    known = {step.pace: record for step in steps if (record := step.record()).timed}
     for step in steps:
         record, done = step.record(), step.is_done()
         count = record.total or step.count
         there = count or record.done if done else max(record.done, min(lines(step.watched), count or 0))
         like = LIKE.get(step.pace, "").format(target=Path(target).name)
-        pace = paces.get(step.pace, paces.get(like))
+        timed = known.get(step.pace, known.get(like))
         if done:
             time = f"took {duration(record.seconds)}"
-        elif pace and count:
-            time = f"about {duration(pace * max(0, count - there))}"
+        elif timed and count:
+            start = timed.seconds - timed.timed_seconds  # of an engine, mostly
+            time = f"about {duration(start + timed.timed_seconds / timed.timed * max(0, count - there))}"
         else:
             time = f"unknown until first {step.unit} are timed"
         does = f"{'' if record.total else 'up to '}{count:,} {step.unit}" if count else f"{step.unit}, counted later"

@@ -138,7 +138,7 @@ class _Planner:
         words = ["train", "fit", str(states), *(["--balance-positions"] if how.balance_positions else [])]
         for one in how.features:
             words += ["-o", f"{OUTPUT}/{one}", "--features", str(one)]
-        heads = self.made.add("fit", words, "heads", pace="fit", count=len(how.features), unit="heads")
+        heads = self.made.add("fit", words, "heads", pace="fit", unit="fits")
         return [heads / str(one) for one in how.features]
 
     def _calibrated(

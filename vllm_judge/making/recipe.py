@@ -139,7 +139,7 @@ class Recipe(Part):
         list[Annotated[Questions, _short_for("source")]], BeforeValidator(_listed), Field(min_length=1)
     ]
     held_out: Share = HELD_OUT
-    answers: list[Answers] = []
+    answers: Annotated[list[Answers], BeforeValidator(_listed)] = []
     labels: Annotated[list[Labels], BeforeValidator(_listed), Field(min_length=1)] = [Mined(by="mine")]
     max_tokens: Count = 1024
     requests_at_a_time: Count = 16

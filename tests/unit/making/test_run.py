@@ -137,8 +137,8 @@ def test_killed_in_the_middle_of_a_step_it_loses_nothing_and_repeats_nothing(rec
     models.before = kill
     for process in (first, second):
         process.append(start(recipe))
-        process[0].communicate(timeout=120)
-        assert process[0].returncode == -signal.SIGKILL
+        _, failed = process[0].communicate(timeout=120)
+        assert process[0].returncode == -signal.SIGKILL, failed
         time.sleep(3)  # for the answer that was on its way
         asked = models.asked.total()
         time.sleep(1)
