@@ -1,7 +1,7 @@
 """The number of drafts from speeds: which deployment is chosen, and what is written of it.
 
-It would catch: a number that keeps no promise, a schedule of heads or thresholds that one deployment cannot have, ranges
-that vLLM refuses, a judge.json beside a head that is not the one that was timed.
+It would catch: a number that keeps no promise, a schedule of heads or thresholds that one deployment cannot have,
+ranges that vLLM refuses, a judge.json beside a head that is not the one that was timed.
 """
 
 import json
