@@ -78,6 +78,8 @@ def calibrate(
             {"--engine": engine != "{}"} if url else {"--concurrency": concurrency},
             "an engine in this process" if url else "--url",
         )
+    if url and len(head) > 1:
+        raise JudgeError("a server judges with one head: give one --head with --url.")
     config = drafter(draft, _config(speculative_config), num_speculative_tokens)
 
     def open_source() -> "Source":
