@@ -59,12 +59,14 @@ def generate(llm: LLM, prompts: Sequence[list[int]], params: Sequence[Any]) -> I
     Raises:
         JudgeError: the engine died.
     """
-    names = llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+    asked: Any = [{"prompt_token_ids": ids} for ids in prompts]
+    names = llm.enqueue(asked, params, use_tqdm=False)
     # vLLM hands out its own names of requests, "number-random", and its outputs have the number.
     index = {name.partition("-")[0]: i for i, name in enumerate(names)}
     try:
         while llm.llm_engine.has_unfinished_requests():
-            for output in llm.llm_engine.step():
+            outputs: Any = llm.llm_engine.step()
+            for output in outputs:
                 if output.finished:
                     yield index[output.request_id], output.outputs[0]
     except EngineDeadError:

@@ -49,13 +49,11 @@ class Rows(NamedTuple):
 
 
 class Source(Protocol):
-    """A target that gives its hidden states, and what its own distribution says of tokens.
+    """A target that gives its hidden states, and what its own distribution says of tokens."""
 
-    Attributes:
-        longest: tokens that a text may have; None: nothing bounds them.
-    """
-
-    longest: int | None
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a text may have; None: nothing bounds them."""
 
     def read(self, texts: Sequence[Text]) -> Rows:
         """The wanted rows of all texts in order.

@@ -4,6 +4,7 @@ The server here only says what `vllm serve` says; tests/engine/test_calibrate.py
 strict server, or one with another head or number of drafts, measured in silence; answers lost with the server.
 """
 
+import asyncio
 import socket
 import threading
 import time
@@ -53,6 +54,7 @@ class Server:
         self.dials.append(body["vllm_xargs"])
         if len(self.dials) >= self.dies_after:
             self.server.should_exit = self.server.force_exit = True
+            await asyncio.sleep(60)
         counted = {} if self.counted is None else {"metrics": {"speculative_decoding": self.counted}}
         choice = {"index": 0, "text": "", "finish_reason": "length", "token_ids": [20, 21, 22]}
         return {"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice], **counted}
