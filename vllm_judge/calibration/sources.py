@@ -16,15 +16,15 @@ from vllm_judge.head import JudgeHead
 
 
 class Source(Protocol):
-    """A target and its drafter, which answer strictly verified and judged.
+    """A target and its drafter, which answer strictly verified and judged."""
 
-    Attributes:
-        tokenizer: the target's.
-        about: what the head's config.json says of it, plain JSON values.
-    """
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The target's."""
 
-    tokenizer: PreTrainedTokenizerBase
-    about: Mapping[str, Any]
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the head's config.json says of it, plain JSON values."""
 
     def load_head(self, name: str) -> JudgeHead:
         """A head's folder, see `JudgeHead.from_pretrained`."""

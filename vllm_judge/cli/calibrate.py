@@ -85,6 +85,8 @@ def calibrate(
         )
     if into and len(into) != len(head):
         raise JudgeError(f"give one --into for each --head: found {len(into)} and {len(head)}.")
+    if url and len(head) > 1:
+        raise JudgeError("a server judges with one head: give one --head with --url.")
     config = drafter(draft, _config(speculative_config), num_speculative_tokens)
 
     def open_source() -> "Source":

@@ -77,7 +77,8 @@ def generate(
     try:
         enqueue(at_a_time or len(prompts))
         while llm.llm_engine.has_unfinished_requests():
-            for output in llm.llm_engine.step():
+            outputs: Any = llm.llm_engine.step()
+            for output in outputs:
                 if output.finished:
                     enqueue(1)
                     yield index[output.request_id], output.outputs[0]
