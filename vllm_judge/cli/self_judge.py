@@ -24,8 +24,8 @@ def self_judge(
     draft_engine: EngineOptions = "{}",
     chat_template: ChatTemplate = None,
     window: Annotated[int, typer.Option(min=1, help="Tokens of the target's answer that are scored.")] = 20,
-    right_to: Annotated[float, typer.Option(help="A fall up to this one is right, in nats a token.")] = 0.05,
-    wrong_from: Annotated[float, typer.Option(help="A fall from this one on is wrong, in nats a token.")] = 0.12,
+    right_to: Annotated[float, typer.Option(help="A fall up to this one is right, in nats a token.")] = 0.15,
+    wrong_from: Annotated[float, typer.Option(help="A fall from this one on is wrong, in nats a token.")] = 0.25,
 ) -> None:
     """Finds the draft's tokens behind which the target's own answer becomes less likely; goes on where it stopped."""
     from vllm_judge.tokencourt.court import Answer

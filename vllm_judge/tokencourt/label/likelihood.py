@@ -1,7 +1,7 @@
 """SelfJudge's score of the draft tokens that differ from the target's own answer (arXiv 2510.02329), in many answers.
 
-The draft's token is put into the answer, the target's next tokens stay, and the target says how likely they still are.
-Nobody is asked what the right answer is, so this labels open text too.
+The draft's token is put into the answer, the target's next tokens stay, and the target says how sure it still is of
+them. Nobody is asked what the right answer is, so this labels open text too.
 """
 
 from collections import Counter
@@ -15,30 +15,35 @@ from vllm_judge.tokencourt.answers import metadata_of
 from vllm_judge.tokencourt.court import Answer, Verdict
 from vllm_judge.tokencourt.label.answers import check_final_answers, final_verdict
 from vllm_judge.tokencourt.label.mismatches import NO_TEXT, Mismatch, swapped_answer, text_of
-from vllm_judge.tokencourt.label.pair import VllmPair, Written
+from vllm_judge.tokencourt.label.pair import Place, VllmPair, Written
 from vllm_judge.tokencourt.label.search import SPECIAL, Names
 from vllm_judge.tokencourt.questions import Question
 
-LAST = "nothing of the answer stands behind it"
 
+def fall(before: Sequence[float], after: Sequence[Place], window: int) -> float:
+    """How far the target's log-likelihood falls when a token of its greedy answer is another, in nats a token.
 
-def fall(before: Sequence[float], after: Sequence[float]) -> float:
-    """How far the mean log-likelihood of an answer's next tokens falls when a token before them is another.
+        fall = 1/(n + 1) ( log p(y[t] | y[:t]) - log p(d | y[:t])
+                           + sum over j = 1..m of  max log p(. | y[:t+j]) - max log p(. | y[:t], d, y[t+1:t+j]) )
 
-        fall(t) = 1/m sum over j = 1..m of  log p(y[t+j] | x, y[:t+j])  -  log p(y[t+j] | x, y[:t], d, y[t+1:t+j])
+    with the target's distribution p behind the question (temperature 1), its answer y with the end token, the draft's
+    token d in the place of y[t], the window n, and m, which is n or what the answer has behind t. Below 0 where the
+    target is surer behind d.
 
-    with the target's distribution p (temperature 1), the question x, the target's answer y with its end token, the
-    draft's token d in the place of y[t], and m = min(window, tokens of y behind t). How likely d itself is has no part
-    in it. Below 0 where the answer is more likely behind d.
+    It is the score of SelfJudge's public code (naver-aics/SelfJudge, src/compare_important_tokens_gsm8k.py), which
+    divides by the m + 1 terms that there are: so the same word weighs the more, the nearer to the end it stands, and on
+    the demo that alone takes the area under its ROC curve from 1.000 to 0.947. Here nothing falls behind the end.
 
-    SelfJudge (the public code beside arXiv 2510.02329) compares the same two texts, but takes the mean over t as well,
-    and behind it the most probable token's log p instead of the answer's own.
+    Log p of the answer's own next tokens, in the place of the maxima, is a worse score (0.962): behind "12 in" for
+    "12." it falls by all the 20 nats of an end that cannot be there, as right as "in total" is.
 
     Args:
-        before: log p of the m > 0 tokens in the target's own answer, in nats.
-        after: of the same tokens behind the draft's.
+        before: log p of y[t] and of the m tokens behind it, which are the most probable ones.
+        after: what the target says at the same places of the text with d.
+        window: n.
     """
-    return sum(own - other for own, other in zip(before, after, strict=True)) / len(before)
+    swapped, *behind = after
+    return (before[0] - swapped.own + sum(before[1:]) - sum(place.best for place in behind)) / (window + 1)
 
 
 @dataclass(frozen=True)
@@ -110,23 +115,21 @@ class Scoring:
                 continue
             if token in self._special:
                 self.left_out[SPECIAL] += 1
-            elif place + 1 == len(self.ids):
-                self.left_out[LAST] += 1
             else:
                 self._swaps.append((place, token))
 
     def texts(self) -> list[tuple[list[int], int]]:
-        """For every mismatch the text with the draft's token in it, and how many of its last tokens to score."""
+        """For every mismatch the text with the draft's token in it, and how many tokens it has from there on."""
         found = []
         for place, token in self._swaps:
             behind = self.ids[place + 1 : place + 1 + self._window]
-            found.append(([*self.prompt, *self.ids[:place], token, *behind], len(behind)))
+            found.append(([*self.prompt, *self.ids[:place], token, *behind], 1 + len(behind)))
         return found
 
-    def score(self, log_probs: Iterable[list[float]]) -> None:
-        """Takes the log p of these last tokens, text by text."""
-        for (place, token), after in zip(self._swaps, log_probs, strict=True):
-            by = fall(self._written.log_probs[place + 1 : place + 1 + len(after)], after)
+    def score(self, said: Iterable[Sequence[Place]]) -> None:
+        """Takes what the target says at the places of these tokens, text by text."""
+        for (place, token), after in zip(self._swaps, said, strict=True):
+            by = fall(self._written.log_probs[place : place + len(after)], after, self._window)
             self.mismatches.append(Scored(place, self._bounds.important(by), self.ids[place], token, by))
 
     def answers(self) -> Iterator[Answer]:
@@ -200,7 +203,7 @@ def score_all(scorings: Iterable[Scoring], pair: VllmPair, max_tokens: int, conc
                 scoring.compare(draft_ids)
         texts = [scoring.texts() for scoring in together]
         every = [one for found in texts for one in found]
-        log_probs = iter(pair.log_probs([text for text, _ in every], [count for _, count in every]) if every else [])
+        said = iter(pair.log_probs([text for text, _ in every], [count for _, count in every]))
         for scoring, found in zip(together, texts, strict=True):
-            scoring.score([next(log_probs) for _ in found])
+            scoring.score(list(islice(said, len(found))))
         yield from together

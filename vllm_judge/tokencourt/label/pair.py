@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_judge.errors import JudgeError
 
@@ -21,6 +21,13 @@ class Written:
     ids: list[int]
     ended: bool
     log_probs: list[float] = field(default_factory=list)
+
+
+class Place(NamedTuple):
+    """What the target says at a place of a text: log p of the token there and of the most probable one, in nats."""
+
+    own: float
+    best: float
 
 
 @dataclass(frozen=True)
@@ -82,42 +89,40 @@ class VllmPair:
             written.append(Written(ids, one.finish_reason == "stop", log_probs))
         return written
 
-    def log_probs(self, texts: Sequence[list[int]], counts: Sequence[int]) -> list[list[float]]:
-        """For each text the target's log p of its last tokens, so many as `counts` says (at least 1), in nats.
+    def log_probs(self, texts: Sequence[list[int]], counts: Sequence[int]) -> list[list[Place]]:
+        """For each text what the target says at the places of its last tokens, so many as `counts` says (at least 1).
 
         vLLM has these as prompt_logprobs, of all of a text's tokens that it computes: by itself it then reads nothing
-        from the prefix cache. Told to read, it computes what is not there and gives that alone, or leaves what is
-        missing unset, by the model runner. The last tokens are what is wanted, so that is enough, as long as what was
-        cached ends before them; where it does not (the same text once more), the text is computed whole.
+        from the prefix cache. Told to read, it computes what is not there and gives that alone (model runner V2), or
+        leaves unset what is missing (V1). The last tokens are what is wanted, so that is enough, as long as what was
+        cached ends before them; where it does not, the text is computed whole.
 
         Raises:
             JudgeError: the engine died.
         """
-        found = self._last_log_probs(texts, counts, skip=not self.prefix_cache)
-        missing = [index for index, one in enumerate(found) if one is None]
-        if missing:
-            again = self._last_log_probs([texts[i] for i in missing], [counts[i] for i in missing], skip=True)
-            for index, one in zip(missing, again, strict=True):
-                found[index] = one
-        return [one for one in found if one is not None]
+        found = self._last_places(texts, counts, skip=not self.prefix_cache)
+        missing = [index for index, places in enumerate(found) if not places]
+        again = self._last_places([texts[i] for i in missing], [counts[i] for i in missing], skip=True)
+        for index, places in zip(missing, again, strict=True):
+            found[index] = places
+        return found
 
-    def _last_log_probs(
-        self, texts: Sequence[list[int]], counts: Sequence[int], skip: bool
-    ) -> list[list[float] | None]:
+    def _last_places(self, texts: Sequence[list[int]], counts: Sequence[int], skip: bool) -> list[list[Place]]:
+        """The places of `log_probs`; of a text of which some were in the cache none."""
         from vllm import SamplingParams
 
         params = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=skip
+            temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, skip_reading_prefix_cache=skip
         )
-        found: list[list[float] | None] = []
+        found = []
         for text, count, output in zip(texts, counts, _generate(self.target, texts, params), strict=True):
-            places = output.prompt_logprobs or []
-            first = len(text) - count  # a token's log p comes from the row before it
-            if output.num_cached_tokens > first - 1 or len(places) <= count:
-                found.append(None)
-            else:
-                last = zip(text[first:], places[-count:], strict=True)
-                found.append([place[token].logprob for token, place in last])
+            first = len(text) - count
+            computed = output.prompt_logprobs or []
+            if output.num_cached_tokens >= first or len(computed) <= count:  # a token's place is the row before it
+                found.append([])
+                continue
+            last = zip(text[first:], computed[-count:], strict=True)
+            found.append([Place(row[token].logprob, max(one.logprob for one in row.values())) for token, row in last])
         return found
 
     def draft_tokens(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[list[int]]:
