@@ -77,7 +77,7 @@ def test_bounds_belong_to_their_labels_and_nothing_is_said_between_them():
 
 def test_a_text_has_the_drafts_token_and_the_answers_next_ones_as_far_as_the_window_or_the_end(tokenizer):
     played = Played(tokenizer, " 5 + 4 = 9. The answer is 9#", " 5 plus 4 = 8. The answer is 9 pens", window=3)
-    assert played.texts == [(" 5 plus 4 =", 4), (" 5 + 4 = 8. The", 4), (" 5 + 4 = 9. The answer is 9 pens", 1)]
+    assert played.texts == [(" 5 plus 4 =", 4), (" 5 + 4 = 8. The answer", 4), (" 5 + 4 = 9. The answer is 9 pens", 1)]
 
 
 def test_a_small_fall_is_right_a_large_one_wrong_and_between_them_is_no_example(tokenizer):
@@ -104,9 +104,9 @@ def test_a_small_fall_is_right_a_large_one_wrong_and_between_them_is_no_example(
 
 
 def test_a_special_token_is_not_scored(tokenizer):
-    played = Played(tokenizer, " The answer is 9#", " The answer is#9", window=5)
+    played = Played(tokenizer, " The answer is 9#", " The answer is#9 pens", window=5)
     assert played.scoring.left_out == {SPECIAL: 1}
-    assert played.texts == [(" The answer is 99", 1)]
+    assert played.texts == [(" The answer is 9 pens", 1)]
 
 
 def test_an_answer_that_a_check_calls_wrong_is_kept_and_not_scored(tokenizer):
