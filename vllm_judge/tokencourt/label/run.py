@@ -106,6 +106,7 @@ def label_left(
     max_tokens: int,
     chat_template: str | None,
     label: Callable[[VllmPair, Asked, Write], None],
+    spare: int = 0,
 ) -> int:
     """Labels questions that the file does not hold yet; what came of one is in the file as soon as it is known.
 
@@ -118,6 +119,7 @@ def label_left(
         max_tokens: longest answer.
         chat_template: as `vllm serve` takes it; by default the target's own.
         label: is given the pair, what is left, and the function that writes what came of it.
+        spare: tokens that the models must have room for behind the longest answer.
 
     Returns:
         how many questions the file held already.
@@ -145,7 +147,7 @@ def label_left(
                     advance()
 
         with closing(load_pair()) as pair:
-            _refuse_too_long(missing, prompts, max_tokens, pair.max_model_len)
+            _refuse_too_long(missing, prompts, max_tokens, pair.max_model_len - spare)
             label(pair, list(zip(missing, prompts, strict=True)), write)
     return before
 
@@ -155,6 +157,6 @@ def _refuse_too_long(questions: Sequence[Question], prompts: Sequence[list[int]]
     if len(prompts[longest]) + max_tokens > room:
         raise JudgeError(
             f"the question {questions[longest].id!r} has {len(prompts[longest])} tokens, which with --max-tokens "
-            f"{max_tokens} is more than the pair's max_model_len of {room}: lower --max-tokens, or raise max_model_len "
-            "in --engine and --draft-engine."
+            f"{max_tokens} is more than the {room} that the pair has room for: lower --max-tokens, or raise "
+            "max_model_len in --engine and --draft-engine."
         )

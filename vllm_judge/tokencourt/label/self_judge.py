@@ -73,5 +73,6 @@ def self_judge(
         max_tokens,
         chat_template,
         label,
+        spare=1,  # vLLM reads no prompt behind which it could not write
     )
     return Outcome(before, added)
