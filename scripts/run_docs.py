@@ -32,8 +32,8 @@ REPLAY_ENGINE = '{"enforce_eager": true, "max_model_len": 512, "block_size": 32}
 STAND_INS = (
     (r"--engine '\{\"(?:tensor|gpu)[^']*'", f"--engine '{ENGINE}'"),
     (r"--draft-engine '\{\"gpu[^']*'", f"--draft-engine '{ENGINE}'"),
-    (r"(label mine (?!.*--engine).*)", rf"\1 --engine '{ENGINE}' --draft-engine '{ENGINE}'"),
-    (r"(label mine (?!.*--max-tokens).*)", r"\1 --max-tokens 160"),
+    (r"(label (?:mine|self) (?!.*--engine).*)", rf"\1 --engine '{ENGINE}' --draft-engine '{ENGINE}'"),
+    (r"(label (?:mine|self) (?!.*--max-tokens).*)", r"\1 --max-tokens 160"),
     (r"(train hidden-states .*)", r"""\1 --dtype float32 --engine '{"enforce_eager": true, "max_model_len": 512}'"""),
     (r"meta-llama/Llama-3.1-8B-Instruct|HuggingFaceTB/SmolLM2-135M-Instruct|\bTARGET\b", "$TARGET"),
     (r"meta-llama/Llama-3.2-1B-Instruct|\bDRAFT\b", "$DRAFT"),
@@ -67,7 +67,7 @@ SKIPPED = (
 # A promise of one point takes 300 questions: on a few, this sentence is the right end.
 SENTENCES = (r"vllm-judge: .*--max-accuracy-drop", r"vllm-judge: .*promise")
 STARTS_ENGINE = re.compile(
-    r"court answers(?!.*--endpoint)|label mine|hidden-states|calibrate|evaluate .*--model|replay texts"
+    r"court answers(?!.*--endpoint)|label (?:mine|self)|hidden-states|calibrate|evaluate .*--model|replay texts"
 )
 
 

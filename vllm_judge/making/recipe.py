@@ -69,9 +69,9 @@ class Answers(Part):
 
 
 class Mined(Part):
-    """Labels from the pair itself; `draft` is needed where the drafter is no model that can answer."""
+    """Labels from the pair itself, by references or without; `draft` is needed where the drafter is no model that can answer."""
 
-    by: Literal["mine"]
+    by: Literal["mine", "self"]
     draft: str | None = None
 
 

@@ -12,7 +12,7 @@ from vllm_judge.tokencourt.layouts import KNOWN
 
 # Names that are no paths, whatever lies beside the recipe: of who answers, and of questions.
 MEANT = ("draft", "target", *KNOWN)
-TAGS = ("mine", "llm", "function", "import")  # which pydantic puts into the place of a mistake in labels
+TAGS = ("mine", "self", "llm", "function", "import")  # which pydantic puts into the place of a mistake in labels
 
 
 class _Loader(yaml.SafeLoader):
