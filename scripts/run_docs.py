@@ -60,6 +60,7 @@ SKIPPED = (
     (r"pip install", "the environment is there"),
     (r"vllm serve|--url", "a served engine and lm-eval's tasks: tests/engine/test_evaluate.py"),
     (r"evaluate gsm8k_cot --model|report out", "a task of the Hub's: tests/engine/test_evaluate.py"),
+    (r"vllm-judge (?:make|tune)", "all commands of the page together: tests/engine/test_make.py"),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
     (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate.py"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),

@@ -69,7 +69,7 @@ class Answers(Part):
 
 
 class Mined(Part):
-    """Labels from the pair itself, by references or without; `draft` is needed where the drafter is no model that can answer."""
+    """Labels from the pair itself, by references or none; `draft` where the drafter is no model that can answer."""
 
     by: Literal["mine", "self"]
     draft: str | None = None
