@@ -17,6 +17,7 @@ from vllm_judge.demo import trio
 from vllm_judge.head import JudgeHead
 
 ENVIRONMENT = {**CPU, **RUNNERS["v1"]}
+ENGINE = {"enforce_eager": True, "max_model_len": trio.MAX_MODEL_LEN, "kv_cache_memory_bytes": KV_CACHE_BYTES}
 RECIPE = {
     "target": str(trio.TARGET),
     "draft": str(trio.FOLDER / "draft"),
@@ -25,10 +26,7 @@ RECIPE = {
     "labels": {"by": "function", "function": "vllm_judge.demo.court:label"},
     "max_tokens": trio.MAX_NEW_TOKENS,
     "dtype": "float32",
-    "engine": dict.fromkeys(
-        ("target", "draft", "serve"),
-        {"enforce_eager": True, "max_model_len": trio.MAX_MODEL_LEN, "kv_cache_memory_bytes": KV_CACHE_BYTES},
-    ),
+    "engine": {"target": ENGINE, "draft": ENGINE, "serve": ENGINE},
     "thresholds": 0.5,
     "num_speculative_tokens": 8,
     "concurrency": 4,

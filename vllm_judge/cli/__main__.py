@@ -3,5 +3,6 @@
 from vllm_judge.cli import main
 from vllm_judge.cli.screen import end_with_parent
 
-end_with_parent()
-main()
+if __name__ == "__main__":  # and not in the processes that an engine spawns
+    end_with_parent()
+    main()

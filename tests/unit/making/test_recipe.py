@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from vllm_judge.cli import app
 from vllm_judge.errors import JudgeError
+from vllm_judge.making.plan import steps
 from vllm_judge.making.recipe_file import read_recipe, show
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -84,6 +87,21 @@ def test_recipes_can_be_planned_offline_and_start_nothing(recipe, tmp_path, monk
     if recipe.stem != "demo":
         assert recipe.read_text().startswith("# Untried")
         assert "not here, will be fetched" in done.output
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_step_is_a_command_that_is_taken(recipe, tmp_path):
+    for step in steps(read_recipe(recipe), tmp_path / "work", recipe.parent, tmp_path / "head"):
+        words, name = step.command, "vllm-judge"
+        for word in words:  # what an earlier step makes
+            if word.startswith(str(tmp_path)) and not Path(word).exists():
+                Path(word).parent.mkdir(parents=True, exist_ok=True)
+                Path(word).touch() if word.endswith(".jsonl") else Path(word).mkdir(exist_ok=True)
+        command: click.Command = typer.main.get_command(app)
+        while isinstance(command, click.Group):
+            name, *words = words
+            command = command.commands[name]
+        command.make_context(name, list(words))
 
 
 def test_options_take_the_place_of_a_recipe(tmp_path):
