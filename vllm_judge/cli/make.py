@@ -43,7 +43,7 @@ def make(
     from vllm_judge.making import recipe_file as files
 
     options = {"target": target, "draft": draft, "questions": questions, "max_accuracy_drop": max_accuracy_drop}
-    given = {name: value for name, value in options.items() if value}
+    given = {name: value for name, value in options.items() if value is not None}
     if (recipe_file is None) == (not given):
         raise JudgeError("give a recipe, or --target, --draft and --questions in its place.")
     recipe = files.read_recipe(recipe_file) if recipe_file else files.recipe(given, Path(), "the options")

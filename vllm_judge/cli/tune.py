@@ -29,7 +29,7 @@ def tune(
     engine: EngineOptions = "{}",
 ) -> None:
     """Times calibrated heads beside strict and plain decoding, and writes the fastest, with its number of drafts."""
-    from vllm_judge.calibration import speed
+    from vllm_judge.calibration import num_drafts, speed
     from vllm_judge.cli.tables import speeds_table
     from vllm_judge.decoding.questions import held_out_questions
     from vllm_judge.tokencourt.outputs import claim
@@ -47,7 +47,7 @@ def tune(
     levels = list(dict.fromkeys(concurrency))
     speeds = speed.measure(target, candidates, prompts, levels, rounds, max_new_tokens, options, output)
     console().print(speeds_table(speeds))
-    served, chosen = speed.choose(candidates, speeds, options)
-    speed.write(into, served, chosen, len(prompts), rounds)
+    served, chosen = num_drafts.choose(candidates, speeds, options)
+    num_drafts.write(into, served, chosen, len(prompts), rounds)
     numbers = ", ".join(f"{level.judged.drafts} at {level.concurrency} at a time" for level in chosen)
     say(f"{into}: the head of {served.folder} with {served.drafts} drafts per cycle; the fastest: {numbers}.")

@@ -8,10 +8,10 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError
 
 from vllm_judge.making.recipe import Mined, Recipe
-from vllm_judge.making.step import Step, lines
+from vllm_judge.making.step import PROMISE, Step, lines
 
 # Of a step that was not timed yet, what goes about as fast: the target writes the answers.
-LIKE = {"promise": "answers of {target}"}
+LIKE = {PROMISE: "answers of {target}"}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_judge.making.recipe import Answers, ByFunction, ByModel, Imported, Mined, Options, Recipe
-from vllm_judge.making.step import OUTPUT, Step, Steps, lines
-
-QUESTIONS, COURT = ".jsonl", ".jsonl"
+from vllm_judge.making.step import OUTPUT, PROMISE, SPEED, Step, Steps, lines
 
 
 def steps(recipe: Recipe, work: Path, home: Path, output: Path) -> list[Step]:
@@ -38,27 +36,22 @@ class _Planner:
         answered = [self._answers(one, file, count) for file, count in questions for one in recipe.answers]
         labelled = [court for one in recipe.labels for court in self._labelled(one, questions, answered)]
         heads = self._heads([str(court) for court in labelled])
-        calibrated = [self._calibrated(files, heads, number, asked) for number in self._numbers()]
+        numbers = sorted(set(recipe.num_speculative_tokens))
+        calibrated = [self._calibrated(files, heads, number, asked) for number in numbers]
         self._tuned(files, [str(head) for group in calibrated for head in group])
         if push := recipe.push:
             words = ["push", str(self.output), push.repository, *(["--private"] if push.private else [])]
             words += _options(target=push.target)
-            self.made.add("send it to the Hub", words, "push", output=self.output, pace="push", count=1, unit="head")
+            self.made.add("send it to the Hub", words, "push", output=self.output, count=1, unit="head")
         return self.made.steps
 
     def _questions(self, number: int) -> tuple[Path, int | None]:
         asked = self.recipe.questions[number]
         words = ["court", "questions", asked.source, "-o", OUTPUT, *_options(held_out=self.recipe.held_out)]
         words += _options(**asked.model_dump(mode="json", exclude={"source"}))
-        file = self.made.add(
-            f"questions of {_short(asked.source)}",
-            words,
-            "questions.jsonl",
-            inputs=[asked.source],
-            pace="questions",
-            count=asked.limit,
-            unit="questions",
-        )
+        name = f"questions of {_short(asked.source)}"
+        how_many: dict[str, Any] = {"count": asked.limit, "unit": "questions"}
+        file = self.made.add(name, words, "questions.jsonl", inputs=[asked.source], **how_many)
         return file, lines(file) or asked.limit
 
     def _answers(self, who: Answers, questions: Path, count: int | None) -> tuple[Path, int | None]:
@@ -75,10 +68,8 @@ class _Planner:
         each = sum(who.samples if temperature else 1 for temperature in who.temperatures)
         total = count and count * each
         name = f"answers of {_short(str(model))}"
-        file = self.made.add(
-            name, words, "answers.jsonl", how=how, inputs=[str(model), recipe.dtype], pace=name, count=total
-        )
-        return file, total
+        inputs = [str(model), recipe.dtype]
+        return self.made.add(name, words, "answers.jsonl", how=how, inputs=inputs, count=total), total
 
     def _labelled(
         self,
@@ -90,55 +81,45 @@ class _Planner:
         if isinstance(way, Imported):
             words = ["label", "import", way.format, *way.files, "-o", OUTPUT]
             words += ["--tokenizer", recipe.target] if way.format == "autojudge" else []
-            yield add("imported labels", words, "imported.jsonl", inputs=way.files, pace="import")
+            yield add("imported labels", words, "imported.jsonl", inputs=way.files)
         elif isinstance(way, Mined):
             draft = str(way.draft or recipe.draft)
             how = ["--engine", self._engine(recipe.engine.target), "--draft-engine", self._engine(recipe.engine.draft)]
             for file, count in questions:
                 words = ["label", way.by, str(file), "-o", OUTPUT, "--target", recipe.target, "--draft", draft]
                 words += ["--max-tokens", str(recipe.max_tokens), *self._template()]
-                yield add(
-                    f"labels, {way.by}",
-                    words,
-                    f"{way.by}.jsonl",
-                    how=how,
-                    inputs=self._inputs(recipe.target, draft),
-                    pace=way.by,
-                    count=count,
-                    unit="questions",
-                )
+                named: dict[str, Any] = {
+                    "inputs": self._inputs(recipe.target, draft),
+                    "count": count,
+                    "unit": "questions",
+                }
+                yield add(f"labels, {way.by}", words, f"{way.by}.jsonl", how=how, **named)
         elif isinstance(way, ByFunction):
             source = way.function.partition(":")[0].replace(".", "/") + ".py"
             for file, count in answered:
                 words = ["label", "function", str(file), way.function, "-o", OUTPUT]
-                yield add("labels by function", words, "labelled.jsonl", inputs=[source], pace="function", count=count)
+                yield add("labels by function", words, "labelled.jsonl", inputs=[source], count=count)
         else:
             for file, count in answered:
                 words = ["label", "answers", str(file), "-o", OUTPUT]
-                checked = add("check of final answers", words, "checked.jsonl", pace="check", count=count)
+                checked = add("check of final answers", words, "checked.jsonl", count=count)
                 words = ["label", "llm", str(checked), "-o", OUTPUT, "--model", way.model]
                 how = ["--endpoint", way.endpoint, "--concurrency", str(recipe.requests_at_a_time)]
                 name = f"mistakes marked by {_short(way.model)}"
-                yield add(name, words, "labelled.jsonl", how=how, pace=name, count=count)
+                yield add(name, words, "labelled.jsonl", how=how, count=count)
 
     def _heads(self, labelled: Sequence[str]) -> list[Path]:
         recipe, how = self.recipe, self.recipe.head
         words = ["train", "hidden-states", *labelled, "-o", OUTPUT, "--target", recipe.target]
         words += [*_options(dtype=recipe.dtype, store=how.store, held_out=recipe.held_out), *self._template()]
         words += ["--wrong-after-mistake"] if how.wrong_after_mistake else []
-        states = self.made.add(
-            "hidden states",
-            words,
-            "states",
-            how=["--engine", json.dumps(recipe.engine.target)],
-            inputs=self._inputs(recipe.target),
-            pace="states",
-            unit="shards",
-        )
+        engine = ["--engine", json.dumps(recipe.engine.target)]
+        inputs = self._inputs(recipe.target)
+        states = self.made.add("hidden states", words, "states", how=engine, inputs=inputs, unit="shards")
         words = ["train", "fit", str(states), *(["--balance-positions"] if how.balance_positions else [])]
         for one in how.features:
             words += ["-o", f"{OUTPUT}/{one}", "--features", str(one)]
-        heads = self.made.add("fit", words, "heads", pace="fit", unit="fits")
+        heads = self.made.add("fit", words, "heads", unit="fits")
         return [heads / str(one) for one in how.features]
 
     def _calibrated(
@@ -169,7 +150,7 @@ class _Planner:
             words,
             f"calibrated-{number}",
             inputs=inputs,
-            pace="promise",
+            pace=PROMISE,
             count=held_out and held_out * (1 + len(heads) * len(set(recipe.thresholds))),
             watched=answers,
         )
@@ -186,10 +167,7 @@ class _Planner:
             words += ["--concurrency", str(one)]
         speeds = self.made.place("speeds.jsonl", words, ())
         words += ["-o", str(speeds), "--into", str(self.output)]
-        self.made.add("speed", words, "speed", output=self.output, pace="speed", count=1 + len(heads), unit="engines")
-
-    def _numbers(self) -> list[int]:
-        return sorted(set(self.recipe.num_speculative_tokens))
+        self.made.add(SPEED, words, "speed", output=self.output, count=1 + len(heads), unit="engines")
 
     def _engine(self, options: Options) -> str:
         return json.dumps({"dtype": self.recipe.dtype.value, **options})

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from vllm_judge.errors import JudgeError, PromiseError
-from vllm_judge.making.step import Record, Step, fingerprint
+from vllm_judge.judge_json import JUDGE_JSON
+from vllm_judge.making.step import PROMISE, SPEED, Record, Step, fingerprint
 from vllm_judge.progress import AS_LINES, EVENT
 
 LOG = "make.log"
@@ -65,18 +66,18 @@ def run_all(steps: Sequence[Step], work: Path, home: Path, shown: Shown) -> None
         PromiseError: no number of drafts and no threshold could be shown to keep the promise.
     """
     with alone(work) as log:
-        refusals: list[str] = []
-        kept = False
         for number, step in enumerate(steps, 1):
-            is_promise = step.pace == "promise"
-            if step.pace == "speed" and not kept:
-                raise PromiseError("\n".join(dict.fromkeys("\n".join(refusals).splitlines())))
+            if step.pace == SPEED:
+                _refuse_where_none_kept([one for one in steps if one.pace == PROMISE])
             if not step.is_done():
                 shown.step(step, number, len(steps))
                 _Run(step, home, log, shown).run()
-            record = step.record()
-            kept |= is_promise and any(step.output.glob("*/judge.json"))
-            refusals += [f"{step.name}: {line}" for line in record.said.splitlines()] if is_promise else []
+
+
+def _refuse_where_none_kept(promises: Sequence[Step]) -> None:
+    if not any(any(step.output.glob(f"*/{JUDGE_JSON}")) for step in promises):
+        said = [f"{step.name}: {line}" for step in promises for line in step.record().said.splitlines()]
+        raise PromiseError("\n".join(said))
 
 
 @dataclass
@@ -89,7 +90,7 @@ class _Run:
     def run(self) -> None:
         command = ["vllm-judge", *self.step.command]
         self.log.write(f"\n--- {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
-        program = [sys.executable, "-m", "vllm_judge.cli", *self.step.command]
+        program = [sys.executable, "-P", "-m", "vllm_judge.cli", *self.step.command]
         with subprocess.Popen(
             program,
             cwd=self.home,
@@ -109,6 +110,8 @@ class _Run:
                 f"{self.step.name}: {why}\nNothing that was made is lost: the same command goes on from there. "
                 f"All that was said is in {self.log.name}."
             )
+        for line in failures:
+            self.shown.words(line)
         self.step.keep(
             record.model_copy(
                 update={"finished": True, "said": "\n".join(failures), "made": fingerprint(self.step.output)}

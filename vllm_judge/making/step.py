@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 OUTPUT = "{output}"
+# The paces of the two steps that a refused promise is about.
+PROMISE, SPEED = "promise", "speed"
 # What a step's output is known again by: not the card, into which `push` writes.
 COUNTED = (".json", ".jsonl", ".safetensors", ".gz", ".bin", ".py", ".jinja")
 
@@ -116,7 +118,7 @@ class Steps:
         how: Sequence[str] = (),
         inputs: Iterable[str] = (),
         output: Path | None = None,
-        pace: str,
+        pace: str | None = None,
         count: int | None = None,
         unit: str = "answers",
         watched: Path | None = None,
@@ -129,13 +131,13 @@ class Steps:
             how: options that decide how fast a result comes, not which.
             inputs: files, folders and names outside `work` that the result depends on.
             output: the place, where it is not in `work`.
-            pace, count, unit, watched: see Step.
+            pace, count, unit, watched: see Step; a step without a pace of others has its name's.
         """
         place = self.place(file, words, inputs)
         made = output or place
         command = [word.replace(OUTPUT, str(made)) for word in (*words, *how)]
         record = self.work / "steps" / f"{place.name}.json"
-        self.steps.append(Step(name, command, made, record, pace, count, unit, watched or made))
+        self.steps.append(Step(name, command, made, record, pace or name, count, unit, watched or made))
         return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 
-from vllm_judge.calibration import speed
+from vllm_judge.calibration import num_drafts, speed
 from vllm_judge.calibration.speed import JUDGED, PLAIN, STRICT, Speed
 from vllm_judge.config import read_speculative_config
 from vllm_judge.errors import JudgeError
@@ -44,7 +44,7 @@ def speeds(folders: dict[int, Path]) -> list[Speed]:
 
 
 def chosen(folders: dict[int, Path], engine: dict[str, int] | None = None):
-    return speed.choose(speed.deployments(list(folders.values())), speeds(folders), engine or {})
+    return num_drafts.choose(speed.deployments(list(folders.values())), speeds(folders), engine or {})
 
 
 def test_each_concurrency_has_its_fastest_number_and_vllm_takes_the_ranges(tmp_path):
@@ -53,11 +53,11 @@ def test_each_concurrency_has_its_fastest_number_and_vllm_takes_the_ranges(tmp_p
     assert served.drafts == 16, "vLLM takes no range above num_speculative_tokens"
     assert [(level.concurrency, level.judged.drafts) for level in levels] == [(1, 16), (8, 4)]
     assert {level.strict.drafts for level in levels} == {4}, "strict verification's own best number"
-    ranges = speed.schedule(levels)
+    ranges = num_drafts.schedule(levels)
     assert ranges == [(1, 1, 16), (2, 8, 4)]
     assert build_dynamic_sd_schedule_lookup(ranges, 10, served.drafts) == [0, 16, *[4] * 9]
 
-    head = speed.write(tmp_path / "out", served, levels, 32, 3)
+    head = num_drafts.write(tmp_path / "out", served, levels, 32, 3)
     config, section = read_speculative_config(tmp_path / "out")
     assert config["num_speculative_tokens_per_batch_size"] == [[1, 1, 16], [2, 8, 4]]
     assert section is not None and section.model == str(tmp_path / "out")
@@ -79,8 +79,8 @@ def test_one_number_where_a_deployment_can_have_no_other(differing, engine, tmp_
         for drafts in SPEEDS
     }
     served, levels = chosen(folders, engine)
-    assert served.drafts == 8 and speed.schedule(levels) is None
-    speed.write(tmp_path / "out", served, levels, 32, 3)
+    assert served.drafts == 8 and num_drafts.schedule(levels) is None
+    num_drafts.write(tmp_path / "out", served, levels, 32, 3)
     config, _ = read_speculative_config(tmp_path / "out")
     assert config == {"method": differing.get("method", "ngram"), "num_speculative_tokens": 8}
 
@@ -95,8 +95,8 @@ def test_only_heads_that_keep_a_promise_are_candidates(tmp_path):
 
 def test_a_new_choice_leaves_nothing_of_an_earlier_one(tmp_path):
     served, levels = chosen({drafts: deployment(tmp_path / str(drafts), drafts) for drafts in SPEEDS})
-    speed.write(tmp_path / "out", served, levels, 32, 3)
+    num_drafts.write(tmp_path / "out", served, levels, 32, 3)
     other, levels = chosen({8: deployment(tmp_path / "8", 8, threshold=0.9)})
-    speed.write(tmp_path / "out", other, levels, 32, 3)
+    num_drafts.write(tmp_path / "out", other, levels, 32, 3)
     assert read_speculative_config(tmp_path / "out")[0] == {"method": "ngram", "num_speculative_tokens": 8}
     assert JudgeHead.from_pretrained(tmp_path / "out").threshold == 0.9
