@@ -102,7 +102,7 @@ class _Screen:
 
     def words(self, line: str) -> None:
         """What it says."""
-        self._shown.console.print(f"    {line}", markup=False)
+        self._shown.console.print(f"    {line}", markup=False, soft_wrap=True)
 
 
 @contextmanager

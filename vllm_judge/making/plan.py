@@ -50,8 +50,8 @@ class _Planner:
         words = ["court", "questions", asked.source, "-o", OUTPUT, *_options(held_out=self.recipe.held_out)]
         words += _options(**asked.model_dump(mode="json", exclude={"source"}))
         name = f"questions of {_short(asked.source)}"
-        how_many: dict[str, Any] = {"count": asked.limit, "unit": "questions"}
-        file = self.made.add(name, words, "questions.jsonl", inputs=[asked.source], **how_many)
+        inputs = [asked.source]
+        file = self.made.add(name, words, "questions.jsonl", inputs=inputs, count=asked.limit, unit="questions")
         return file, lines(file) or asked.limit
 
     def _answers(self, who: Answers, questions: Path, count: int | None) -> tuple[Path, int | None]:

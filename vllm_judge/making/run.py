@@ -44,11 +44,14 @@ def alone(work: Path) -> Iterator[IO[bytes]]:
     """The log of a folder of work, open to this process alone.
 
     Raises:
-        JudgeError: another process makes something there.
-        OSError: it cannot be written.
+        JudgeError: another process makes something there, or it cannot be written.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / LOG).open("ab", buffering=0) as log:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        opened = (work / LOG).open("ab", buffering=0)
+    except OSError as error:
+        raise JudgeError(f"{work} cannot be written: {error.strerror}: choose another folder with --work.") from None
+    with opened as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -107,7 +110,7 @@ class _Run:
                 or f"`vllm-judge {shlex.join(self.step.command[:2])}` ended with exit code {process.returncode}."
             )
             raise JudgeError(
-                f"{self.step.name}: {why}\nNothing that was made is lost: the same command goes on from there. "
+                f"{self.step.name}: {why} Nothing that was made is lost: the same command goes on from there. "
                 f"All that was said is in {self.log.name}."
             )
         for line in failures:
