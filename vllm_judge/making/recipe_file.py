@@ -105,4 +105,5 @@ def _sentence(error: dict[str, Any]) -> str:
         return f"{field} is missing: give it (`vllm-judge make --help` has an example)"
     if error["type"] == "value_error":
         return ": ".join(filter(None, (field, error["msg"].removeprefix("Value error, "))))
-    return f"{field} {error['msg'].replace('Input should', 'should').replace('String should', 'should')}, found {error['input']!r}"
+    _, should, what = error["msg"].partition(" should ")  # "Input should be ...", "List should have ..."
+    return f"{field} {f'should {what}' if should else error['msg']}, found {error['input']!r}"
