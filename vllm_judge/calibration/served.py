@@ -124,7 +124,7 @@ class ServedSource:
             JudgeError: no server answers, or it has another model, no judge, another head or number of drafts.
         """
         try:
-            served = self._model(_parsed(_Models, await self._endpoint.models()).data)
+            served = self._model(_parsed(_Models, await self._endpoint.ask("/models")).data)
             check_room(asked, how, served.max_model_len, "--max-model-len of the server")
             self._endpoint = self._open(served.id)
             counted = (await self._complete(asked[0][0], {}, 0.0, 1)).counted
@@ -167,9 +167,16 @@ class ServedSource:
         self, question: Question, judge: Mapping[str, Any], temperature: float, max_tokens: int
     ) -> _Completion:
         # A server takes what is not said from the model's generation config: a penalty would not be in other sources.
-        extra = {"vllm_xargs": dict(judge), "return_token_ids": True, "repetition_penalty": 1.0}
-        options = {"temperature": temperature, "max_tokens": max_tokens, "extra_body": extra}
-        return _parsed(_Completion, await self._endpoint.continue_prompt(question.prompt_ids, **options))
+        body = {
+            "model": self._endpoint.model,
+            "prompt": question.prompt_ids,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "repetition_penalty": 1.0,
+            "return_token_ids": True,
+            "vllm_xargs": dict(judge),
+        }
+        return _parsed(_Completion, await self._endpoint.ask("/completions", body))
 
 
 def _parsed(kind: type[M], content: bytes) -> M:

@@ -1,6 +1,7 @@
 """An OpenAI-compatible endpoint, asked many things at once."""
 
 import asyncio
+import functools
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ J = TypeVar("J")
 # A server that is down fails every request: so many failures in a row end the run instead of going through the rest.
 FAILURES_IN_A_ROW = 20
 OF_NO_USE = (401, 402, 403, 404)  # the next request would be refused too: no right, no credit, no such model
-CHAT = "chat completion"
+NO_COMPLETION = "answers something that is no chat completion"
 LONGEST_REASON = 300  # characters of what a server says
 
 
@@ -121,11 +122,11 @@ class Endpoint:
         """
         chat: Any = [message.model_dump() for message in messages]
         create = self._client.chat.completions.with_raw_response.create
-        content = await self._reply(create, CHAT, model=self.model, messages=chat, **options)
+        raw = await self._reply(create(model=self.model, messages=chat, **options))
         try:
-            reply = _Reply.model_validate_json(content)
+            reply = _Reply.model_validate_json(raw.http_response.content)
         except ValidationError:
-            raise RequestError(f"answers something that is no {CHAT}") from None
+            raise RequestError(NO_COMPLETION) from None
         if reply.error:
             raise RequestError(f"answers an error{_reason(reply.error)}")
         if not reply.choices:
@@ -134,22 +135,17 @@ class Endpoint:
             raise RequestError(missing)
         return reply.choices[0]
 
-    async def continue_prompt(self, prompt_ids: Sequence[int], **options: Any) -> bytes:
-        """The reply, JSON, to a prompt of token ids; raises as `complete` does.
+    async def ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        """What the endpoint says at one of its paths: to a body that is posted, or without one; raises as `complete`
+        does."""
+        from httpx import Response  # openai's own client
 
-        Args:
-            options: of the completion, vLLM's own under `extra_body`.
-        """
-        create = self._client.completions.with_raw_response.create
-        return await self._reply(create, "completion", model=self.model, prompt=list(prompt_ids), **options)
+        asked = self._client.get if body is None else functools.partial(self._client.post, body=body)
+        return bytes((await self._reply(asked(path, cast_to=Response))).content)
 
-    async def models(self) -> bytes:
-        """The reply, JSON, of what is served; raises as `complete` does."""
-        return await self._reply(self._client.models.with_raw_response.list, "list of models")
-
-    async def _reply(self, create: Callable[..., Awaitable[Any]], kind: str, **arguments: Any) -> bytes:
+    async def _reply(self, asked: Awaitable[Any]) -> Any:
         try:
-            raw = await create(**arguments)
+            return await asked
         except self._openai.APITimeoutError:
             raise RequestError("timed out") from None
         except self._openai.APIConnectionError:
@@ -160,8 +156,7 @@ class Endpoint:
                 raise JudgeError(f"{self.url} refuses requests to the model {self.model}: {said}") from None
             raise RequestError(f"answers {said}") from None
         except (self._openai.OpenAIError, ValueError):
-            raise RequestError(f"answers something that is no {kind}") from None
-        return bytes(raw.http_response.content)
+            raise RequestError(NO_COMPLETION) from None
 
     async def close(self) -> None:
         """Ends the connections."""

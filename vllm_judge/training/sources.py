@@ -156,12 +156,16 @@ class TransformersSource:
         return Rows(torch.cat(states)[rows], torch.cat(said)[rows - 1], torch.cat(preferred)[rows - 1])
 
 
-def open_source(name: SourceName, target: str, dtype: Dtype, engine: dict[str, Any]) -> Source:
-    """Loads the target.
+def open_source(name: SourceName, target: str, dtype: Dtype, engine: dict[str, Any], url: str | None = None) -> Source:
+    """Loads the target, or finds it at the server that `url` names.
 
     Raises:
-        JudgeError: vLLM is asked for and not installed, or the target cannot be loaded.
+        JudgeError: vLLM is asked for and not installed, or the target cannot be loaded or found.
     """
+    if url is not None:
+        from vllm_judge.training.served import PoolingSource
+
+        return PoolingSource(url, target, dtype)
     if name == SourceName.vllm:
         return VllmSource(target, dtype, engine)
     try:
