@@ -1,20 +1,21 @@
 """In a process of its own, what the target of a pair says of texts.
 
-    pair_host.py MODEL BATCHES
+    pair_host.py MODEL FILE
 
-BATCHES is JSON, a list of batches of texts: token ids, and of how many last ones. Prints, as the last line, the places
-of all texts, batch by batch, as pairs of log p.
+FILE is JSON, a list of batches of texts: token ids, and how many of the last ones. In their place it gets the places of
+these tokens, text by text, as pairs of log p.
 """
 
 import json
 import sys
+from pathlib import Path
 
 from environments import KV_CACHE_BYTES
 
 from vllm_judge.engine import offline
 from vllm_judge.tokencourt.label.pair import VllmPair
 
-BLOCK = 16
+BLOCK = 32
 
 if __name__ == "__main__":
     target = offline.start(
@@ -29,5 +30,7 @@ if __name__ == "__main__":
         logprobs_mode="raw_logprobs",
     )
     pair = VllmPair(target, draft=None)
-    print(json.dumps([pair.log_probs(*zip(*batch, strict=True)) for batch in json.loads(sys.argv[2])]))
+    path = Path(sys.argv[2])
+    batches = json.loads(path.read_text())
+    path.write_text(json.dumps([pair.log_probs(*zip(*batch, strict=True)) for batch in batches]))
     offline.stop(target)

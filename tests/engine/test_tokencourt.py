@@ -250,23 +250,25 @@ def likelihoods(model: LlamaForCausalLM, text: list[int], count: int) -> list[li
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_pair_says_of_texts_what_transformers_says_whatever_of_them_is_cached(tmp_path, runner):
     model = LlamaForCausalLM.from_pretrained(tiny.make_target(tmp_path / "target")).eval()
-    base = [3 + 7 * i % 101 for i in range(50)]
+    base = [3 + 7 * i % 101 for i in range(70)]
     batches = [
         [(base, 3)],
         [
-            (base, 3),  # in the cache, with rows that are wanted
-            ([*base[:33], 5, *base[34:]], 8),  # two blocks of the cache, and what is wanted stands behind them
-            ([*base[:32], 5], 1),  # the row that is wanted is the last one of the cache
+            (base, 9),  # in the cache, with rows that are wanted
+            ([*base[:65], 5, *base[66:]], 5),  # two blocks of the cache, and what is wanted stands behind them
+            ([*base[:64], 5], 1),  # the row that is wanted is the last one of the cache
             ([*base[:5], 6, *base * 2], 90),  # longer than a step
         ],
     ]
     environment = {**os.environ, **CPU, **RUNNERS[runner]}
     paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    command = [sys.executable, Path(__file__).with_name("pair_host.py"), tmp_path / "target", json.dumps(batches)]
+    path = tmp_path / "batches.json"
+    path.write_text(json.dumps(batches))
+    command = [sys.executable, Path(__file__).with_name("pair_host.py"), tmp_path / "target", path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = json.loads(path.read_text())
     for batch, places in zip(batches, said, strict=True):
         for (text, count), found in zip(batch, places, strict=True):
             torch.testing.assert_close(

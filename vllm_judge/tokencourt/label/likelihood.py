@@ -159,7 +159,7 @@ class Scoring:
                 self.left_out[NO_TEXT] += 1
             else:
                 yield line
-        yield answer.labelled(Verdict.right, method, **scored_by(self._window, self._bounds))
+        yield answer.labelled(Verdict.right, method, scored_by=scored_by(self._window, self._bounds))
 
     def _answer(self) -> Answer:
         return Answer(

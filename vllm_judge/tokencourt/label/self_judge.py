@@ -52,12 +52,10 @@ def self_judge(
     """
     ours = scored_by(window, bounds)
     for line in records.scan(output, Answer) if output.exists() else ():
-        theirs = line.record.metadata if line.record else {}
-        if any(theirs.get(name, value) != value for name, value in ours.items()):
-            raise JudgeError(
-                f"{output} holds labels by --window {theirs['window']} --right-to {theirs['right_to']:g} "
-                f"--wrong-from {theirs['wrong_from']:g}: give the same ones, or another file with -o."
-            )
+        theirs = line.record.metadata.get("scored_by", ours) if line.record else ours
+        if theirs != ours:
+            said = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in theirs.items())
+            raise JudgeError(f"{output} holds labels by {said}: give the same ones, or another file with -o.")
     added = Tally()
 
     def label(pair: VllmPair, asked: Asked, write: Write) -> None:
