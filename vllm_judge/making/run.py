@@ -104,6 +104,7 @@ class _Run:
         ) as process:
             assert process.stdout is not None
             record, failures = self._follow(process.stdout)
+            self.step.keep(record)
         if process.returncode not in (0, PromiseError.exit_code):
             why = (
                 "\n".join(failures)

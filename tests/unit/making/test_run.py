@@ -182,8 +182,9 @@ def test_an_endpoint_that_dies_is_a_sentence_and_what_it_gave_is_kept(recipe, mo
     assert code == 1
     assert failed.startswith(f"answers of writer: {models.url} refuses requests to the model writer: HTTP 404")
     assert "Nothing that was made is lost: the same command goes on from there." in failed
-    there = planned(quick_steps(recipe), "T")
-    assert [one.there for one in there][1] == "10 answers"
+    answers, check = list(planned(quick_steps(recipe), "T"))[1:3]
+    assert (answers.does, answers.there) == (f"{QUESTIONS} answers", "10 answers")
+    assert answers.time.startswith("about 0:") and check.time == "unknown until first answers are timed"
     models.before = lambda number: 200
     assert finish(recipe)[0] == 0
     assert models.asked.total() <= 2 * QUESTIONS + 2
