@@ -29,6 +29,7 @@ RECIPE = {
     "engine": {"target": ENGINE, "draft": ENGINE, "serve": ENGINE},
     "thresholds": 0.5,
     "num_speculative_tokens": 8,
+    "strict_drafts": [],
     "concurrency": 4,
 }
 

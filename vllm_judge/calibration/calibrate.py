@@ -51,15 +51,16 @@ def measure_thresholds(
 
 
 def keeps(point: Point, max_accuracy_drop: float) -> bool:
-    """Whether accuracy is at most so many percentage points below strict verification's, at the interval's lower end.
+    """Whether accuracy is at most so many percentage points below strict verification's, at the lower end."""
+    return 100 * worst(point) >= -max_accuracy_drop
+
+
+def worst(point: Point) -> float:
+    """The lower end of accuracy minus strict verification's.
 
     Where no question came out differently the interval is a point, which is not proof: then the rule of three says that
     the share of questions that would can be 3 / n.
     """
-    return 100 * _worst(point) >= -max_accuracy_drop
-
-
-def _worst(point: Point) -> float:
     return -3 / point.n if _nothing_differed(point) else point.minus_strict.low
 
 
@@ -75,12 +76,12 @@ def choose_threshold(points: Sequence[Point], max_accuracy_drop: float) -> Point
     """
     keeping = [point for point in points[1:] if keeps(point, max_accuracy_drop)]
     if not keeping:
-        nearest = max(points[1:], key=lambda point: (_worst(point), point.tokens_per_forward.value))
+        nearest = max(points[1:], key=lambda point: (worst(point), point.tokens_per_forward.value))
         minus = nearest.minus_strict
         raise PromiseError(
             f"on {points[0].n} questions no threshold can be shown to keep accuracy within {max_accuracy_drop:g} "
             f"points of strict verification; nearest comes {nearest.setting['threshold']:g}, at "
-            f"{100 * minus.value:+.1f} [{100 * _worst(nearest):+.1f}, {100 * minus.high:+.1f}]: "
+            f"{100 * minus.value:+.1f} [{100 * worst(nearest):+.1f}, {100 * minus.high:+.1f}]: "
             f"{_advice(nearest, max_accuracy_drop)}."
         )
     return max(keeping, key=lambda point: point.tokens_per_forward.value)
@@ -93,7 +94,7 @@ def _advice(point: Point, max_accuracy_drop: float) -> str:
     if room <= 0:
         return "no number of questions would show it at that; try other thresholds, or allow a larger drop"
     power = 1 if _nothing_differed(point) else 2  # the rule of three narrows faster
-    needed = math.ceil(point.n * ((value - _worst(point)) / room) ** power)
+    needed = math.ceil(point.n * ((value - worst(point)) / room) ** power)
     return f"about {needed:,} questions would show it if it stays so; or allow a larger drop"
 
 
@@ -124,7 +125,12 @@ def write_threshold(
         f"Accuracy at most {max_accuracy_drop:g} percentage points below strict verification's, at the lower end of "
         f"the 95% interval, on {chosen.n} held-out questions: {threshold:g} is the fastest threshold that keeps it."
     )
-    calibration = {"promise": promise, **about, "points": [asdict(point) for point in points]}
+    calibration = {
+        "promise": promise,
+        "lower_end": worst(chosen),
+        **about,
+        "points": [asdict(point) for point in points],
+    }
     calibrated = head.with_config(
         threshold=threshold,
         target_model=head.target_model,

@@ -77,75 +77,96 @@ def deployments(folders: Sequence[Path]) -> list[Deployment]:
     return found
 
 
+@dataclass(frozen=True)
+class Run:
+    """An engine that is timed.
+
+    Attributes:
+        head: the folder of a deployment; empty where nothing judges.
+        drafts, config: its number of drafts and speculative config; 0 and None without speculation.
+        dials: what requests say to the judge, for each way to decode.
+    """
+
+    head: str
+    drafts: int
+    config: dict[str, Any] | None
+    dials: dict[str, dict[str, Any] | None]
+
+    def is_timed_by(self, speed: Speed, concurrency: int) -> bool:
+        """Whether this is the last that is kept of it at one concurrency."""
+        last = (self.head, self.drafts, concurrency, list(self.dials)[-1])
+        return (speed.head, speed.drafts, speed.concurrency, speed.mode) == last
+
+
+def runs(candidates: Sequence[Deployment], strict_drafts: Sequence[int]) -> list[Run]:
+    """The target alone, strict verification with numbers of drafts of its own, and each candidate judged and, by its
+    requests' dial, strict."""
+    config = candidates[0].config
+    more = sorted(set(strict_drafts) - {one.drafts for one in candidates})
+    return [
+        Run("", 0, None, {PLAIN: None}),
+        *(Run("", number, {**config, NUMBER: number}, {STRICT: None}) for number in more),
+        *(
+            Run(
+                str(one.folder),
+                one.drafts,
+                {**one.config, SECTION: {"model": str(one.folder)}},
+                {STRICT: {"judge": False}, JUDGED: None},
+            )
+            for one in candidates
+        ),
+    ]
+
+
 def measure(
+    engines: Sequence[Run],
     target: str,
-    candidates: Sequence[Deployment],
     prompts: Sequence[list[int]],
     concurrency: Sequence[int],
     rounds: int,
     max_tokens: int,
-    engine: Mapping[str, Any],
+    options: Mapping[str, Any],
     file: Path,
 ) -> list[Speed]:
-    """Times the target alone, and each candidate judged and, by its dial, strict, in alternating rounds.
+    """Times each engine in a process of its own, its ways to decode in alternating rounds.
 
-    Each engine has a process of its own, and what it gave is in `file` once it is through: called again, what is
-    missing is timed.
+    What an engine gave at one concurrency is in `file` at once: called again, what is missing is timed.
 
     Args:
         prompts: token ids; all of them in every round, after a round without a clock.
         concurrency: requests under way at a time, one after the other.
+        options: more options of vLLM's `LLM`.
 
     Raises:
         JudgeError: an engine did not start or died, or the file cannot be written.
     """
-    settings = {"target": target, "n": len(prompts), "rounds": rounds, "max_tokens": max_tokens, "engine": dict(engine)}
-    with records.Appender[Speed](file) as appender:
+    settings = {"target": target, "n": len(prompts), "rounds": rounds, "max_tokens": max_tokens}
+    settings["engine"] = dict(options)
+    with records.Appender[Speed](file) as appender, bar("engines timed", len(engines)) as advance:
         found = [line.record for line in records.scan(file, Speed) if line.record]
         known = [one for one in found if one.settings == settings]
-        runs = [
-            ("", 0, None),
-            *((str(one.folder), one.drafts, {**one.config, SECTION: {"model": str(one.folder)}}) for one in candidates),
-        ]
-        with bar("engines timed", len(runs)) as advance:
-            for folder, drafts, config in runs:
-                missing = [at for at in concurrency if not any(_is(one, folder, at) for one in known)]
-                if missing:
-                    options = {
-                        "max_num_seqs": max(concurrency),
-                        **engine,
-                        "model": target,
-                        "speculative_config": config,
-                    }
-                    with TimedEngine(options, prompts, max_tokens) as running:
-                        for at in missing:
-                            for mode, speeds in _rounds(
-                                running, prompts, at, rounds, judged=config is not None
-                            ).items():
-                                one = Speed(
-                                    settings=settings,
-                                    head=folder,
-                                    mode=mode,
-                                    drafts=drafts,
-                                    concurrency=at,
-                                    tokens_per_s=speeds,
-                                )
-                                appender.append(one)
-                                known.append(one)
-                advance()
-    folders = {folder for folder, _, _ in runs}
-    return [one for one in known if one.head in folders and one.concurrency in concurrency]
-
-
-def _is(one: Speed, folder: str, concurrency: int) -> bool:
-    # The last that is written of an engine at one concurrency.
-    return (one.head, one.concurrency, one.mode) == (folder, concurrency, JUDGED if folder else PLAIN)
+        for run in engines:
+            missing = [at for at in concurrency if not any(run.is_timed_by(one, at) for one in known)]
+            if missing:
+                own = {"model": target, "speculative_config": run.config}
+                with TimedEngine({"max_num_seqs": max(concurrency), **options, **own}, prompts, max_tokens) as running:
+                    for at in missing:
+                        for mode, speeds in _rounds(running, run.dials, prompts, at, rounds).items():
+                            how = {"head": run.head, "mode": mode, "drafts": run.drafts, "concurrency": at}
+                            appender.append(one := Speed(settings=settings, **how, tokens_per_s=speeds))
+                            known.append(one)
+            advance()
+    asked = {(run.head, run.drafts) for run in engines}
+    return [one for one in known if (one.head, one.drafts) in asked and one.concurrency in concurrency]
 
 
 def _rounds(
-    engine: TimedEngine, prompts: Sequence[list[int]], at_a_time: int, rounds: int, judged: bool
+    engine: TimedEngine,
+    dials: Mapping[str, dict[str, Any] | None],
+    prompts: Sequence[list[int]],
+    at_a_time: int,
+    rounds: int,
 ) -> dict[str, list[float]]:
-    dials: dict[str, dict[str, Any] | None] = {STRICT: {"judge": False}, JUDGED: None} if judged else {PLAIN: None}
     speeds: dict[str, list[float]] = {mode: [] for mode in dials}
     for number in range(rounds):
         for mode in list(dials)[:: 1 if number % 2 else -1]:

@@ -22,6 +22,9 @@ def tune(
     output: Output,
     into: Annotated[Path, typer.Option(file_okay=False, help="Folder for the head that is chosen.")],
     concurrency: Annotated[list[int], typer.Option(min=1, help="Requests at a time; may be repeated.")] = [8],  # noqa: B006
+    strict_drafts: Annotated[
+        list[int], typer.Option(min=1, help="Numbers of drafts that only strict verification is timed with, too.")
+    ] = [2, 4],  # noqa: B006
     n: Annotated[int, typer.Option("-n", min=1, help="Questions of a round.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds of each.")] = 3,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
@@ -45,7 +48,8 @@ def tune(
     asked = held_out_questions(questions, tokenizer, template)[:n]
     prompts = [one.prompt_ids for one in asked]
     levels = list(dict.fromkeys(concurrency))
-    speeds = speed.measure(target, candidates, prompts, levels, rounds, max_new_tokens, options, output)
+    engines = speed.runs(candidates, strict_drafts)
+    speeds = speed.measure(engines, target, prompts, levels, rounds, max_new_tokens, options, output)
     console().print(speeds_table(speeds))
     served, chosen = num_drafts.choose(candidates, speeds, options)
     num_drafts.write(into, served, chosen, len(prompts), rounds)

@@ -11,10 +11,11 @@ def paragraph(folder: Path, target: str) -> str:
     head = JudgeHead.from_pretrained(folder)
     calibration, speed = head.provenance["calibration"], head.provenance["speed"]
     point: Any = next(one for one in calibration["points"] if one["setting"].get("threshold") == head.threshold)
+    accuracy, minus = _percent(point["accuracy"]), {**point["minus_strict"], "low": calibration["lower_end"]}
     return (
         f"{folder.name} at threshold {head.threshold:g}: on {point['n']} held-out questions "
-        f"{_percent(point['accuracy'], '.1f')}% of the answers are right, {_percent(point['minus_strict'], '+.1f')} "
-        f"points beside strict verification (95% intervals, paired), and {point['accepted_per_cycle']:.2f} drafts are "
+        f"{accuracy} % of the answers are right, {_percent(minus, '+.1f')} points beside strict verification (95% "
+        f"intervals, paired), and {point['accepted_per_cycle']:.2f} drafts are "
         f"accepted per cycle. On this machine {'; '.join(map(_gain, speed['levels']))} (medians of {speed['rounds']} "
         f"rounds of {speed['n']} questions, and ranges). Serve it:\n"
         f"vllm serve {target} --speculative-config {folder}"
@@ -30,7 +31,7 @@ def _gain(level: dict[str, Any]) -> str:
     )
 
 
-def _percent(one: dict[str, float], form: str) -> str:
+def _percent(one: dict[str, float], form: str = ".1f") -> str:
     value, low, high = (f"{100 * one[name]:{form}}" for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 

@@ -163,11 +163,12 @@ class _Planner:
         words += ["--max-new-tokens", str(recipe.max_tokens)]
         for file in questions:
             words += ["--questions", str(file)]
-        for one in recipe.concurrency:
-            words += ["--concurrency", str(one)]
+        for option, values in (("--concurrency", recipe.concurrency), ("--strict-drafts", recipe.strict_drafts)):
+            words += [word for one in values for word in (option, str(one))]
         speeds = self.made.place("speeds.jsonl", words, ())
         words += ["-o", str(speeds), "--into", str(self.output)]
-        self.made.add(SPEED, words, "speed", output=self.output, count=1 + len(heads), unit="engines")
+        engines = 1 + len(heads) + len({*recipe.strict_drafts} - {*recipe.num_speculative_tokens})
+        self.made.add(SPEED, words, "speed", output=self.output, count=engines, unit="engines")
 
     def _engine(self, options: Options) -> str:
         return json.dumps({"dtype": self.recipe.dtype.value, **options})

@@ -72,7 +72,8 @@ def show(made: Recipe) -> str:
 
 def _resolve(content: dict[str, Any], home: Path, origin: str) -> None:
     """Makes paths absolute: what begins like one must be there, any other name may be a repository's or a dataset's."""
-    holders = [(content, ("target", "draft", "chat_template"), "")]
+    holders: list[tuple[dict[str, Any], tuple[str, ...], str]] = []
+    holders += [(content, ("target", "draft", "chat_template"), "")]
     holders += [(one, ("source",), f"questions[{n}].") for n, one in enumerate(content["questions"])]
     holders += [(one, ("by",), f"answers[{n}].") for n, one in enumerate(content["answers"])]
     holders += [(one, ("draft",), f"labels[{n}].") for n, one in enumerate(content["labels"])]

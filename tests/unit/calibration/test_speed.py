@@ -85,6 +85,22 @@ def test_one_number_where_a_deployment_can_have_no_other(differing, engine, tmp_
     assert config == {"method": differing.get("method", "ngram"), "num_speculative_tokens": 8}
 
 
+def test_strict_verification_is_timed_with_numbers_of_its_own_too(tmp_path):
+    candidates = speed.deployments([deployment(tmp_path / str(drafts), drafts) for drafts in (4, 8)])
+    engines = speed.runs(candidates, [8, 2])
+    assert [(one.drafts, bool(one.head), list(one.dials)) for one in engines] == [
+        (0, False, [PLAIN]),
+        (2, False, [STRICT]),
+        (4, True, [STRICT, JUDGED]),
+        (8, True, [STRICT, JUDGED]),
+    ]
+    assert engines[1].config == {"method": "ngram", "num_speculative_tokens": 2}
+    assert engines[2].config == {**candidates[0].config, "judge": {"model": str(tmp_path / "4")}}
+    more = Speed(settings={}, head="", mode=STRICT, drafts=2, concurrency=8, tokens_per_s=[170])
+    _, levels = num_drafts.choose(candidates, [*speeds({4: tmp_path / "4", 8: tmp_path / "8"}), more], {})
+    assert [level.strict.drafts for level in levels] == [4, 2]
+
+
 def test_only_heads_that_keep_a_promise_are_candidates(tmp_path):
     kept, refused = deployment(tmp_path / "4", 4), deployment(tmp_path / "16", 16)
     (refused / "judge.json").unlink()
