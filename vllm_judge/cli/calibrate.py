@@ -69,15 +69,15 @@ def calibrate(
     from vllm_judge.decoding.pair import Sampling
     from vllm_judge.decoding.questions import held_out_questions
 
-    of_transformers = {"--batch-size": batch_size, "--device-map": device_map}
+    options = json_object(engine, "--engine")
     if source == SourceName.transformers:
-        _refuse({"--engine": engine != "{}", "--url": url, "--concurrency": concurrency}, "--source vllm")
+        _refuse({"--engine": options, "--url": url, "--concurrency": concurrency}, "--source vllm")
     else:
-        _refuse(of_transformers, "--source transformers")
-        _refuse(
-            {"--engine": engine != "{}"} if url else {"--concurrency": concurrency},
-            "an engine in this process" if url else "--url",
-        )
+        _refuse({"--batch-size": batch_size, "--device-map": device_map}, "--source transformers")
+    if url:
+        _refuse({"--engine": options}, "an engine in this process")
+    else:
+        _refuse({"--concurrency": concurrency}, "--url")
     if url and len(head) > 1:
         raise JudgeError("a server judges with one head: give one --head with --url.")
     config = drafter(draft, _config(speculative_config), num_speculative_tokens)
@@ -93,7 +93,7 @@ def calibrate(
             return ServedSource(url, target, config, concurrency or CONCURRENCY)
         from vllm_judge.calibration.offline import OfflineSource
 
-        return OfflineSource(target, config, json_object(engine, "--engine"))
+        return OfflineSource(target, config, options)
 
     opened = open_source()
     heads = {str(folder): opened.load_head(str(folder)) for folder in head}
