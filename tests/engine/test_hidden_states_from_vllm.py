@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from server import serving
 
 from vllm_judge.head import JudgeHead
+from vllm_judge.training.served import SERVE
 from vllm_judge.training.shards import read_index
 
 QUESTIONS = 60
@@ -72,8 +73,7 @@ def test_vllm_gives_what_transformers_gives_and_a_head_can_be_fitted_on_it(folde
 
 
 def test_a_pooling_server_gives_them_too_of_models_whose_output_layer_is_a_matrix(folder):
-    arguments = ["--runner", "pooling", "--convert", "embed"]
-    with serving(folder, None, folder / "server.log", *arguments) as client:
+    with serving(folder, None, folder / "server.log", *SERVE.split()) as client:
         vllm_judge(*extraction(folder, "served"), "--url", str(client.base_url), environment=CPU)
     ours, theirs = read_index(folder / "served"), read_index(folder / "transformers")
     for shard in ours.shards:

@@ -74,15 +74,15 @@ def calibrate(
     from vllm_judge.decoding.questions import held_out_questions
     from vllm_judge.training.head_folder import copy_head
 
-    of_transformers = {"--batch-size": batch_size, "--device-map": device_map}
+    options = json_object(engine, "--engine")
     if source == SourceName.transformers:
-        _refuse({"--engine": engine != "{}", "--url": url, "--concurrency": concurrency}, "--source vllm")
+        _refuse({"--engine": options, "--url": url, "--concurrency": concurrency}, "--source vllm")
     else:
-        _refuse(of_transformers, "--source transformers")
-        _refuse(
-            {"--engine": engine != "{}"} if url else {"--concurrency": concurrency},
-            "an engine in this process" if url else "--url",
-        )
+        _refuse({"--batch-size": batch_size, "--device-map": device_map}, "--source transformers")
+    if url:
+        _refuse({"--engine": options}, "an engine in this process")
+    else:
+        _refuse({"--concurrency": concurrency}, "--url")
     if into and len(into) != len(head):
         raise JudgeError(f"give one --into for each --head: found {len(into)} and {len(head)}.")
     if url and len(head) > 1:
@@ -100,7 +100,7 @@ def calibrate(
             return ServedSource(url, target, config, concurrency or CONCURRENCY)
         from vllm_judge.calibration.offline import OfflineSource
 
-        return OfflineSource(target, config, json_object(engine, "--engine"))
+        return OfflineSource(target, config, options)
 
     opened = open_source()
     heads = {str(folder): opened.load_head(str(folder)) for folder in head}

@@ -1,4 +1,4 @@
-"""Hidden states from a running `vllm serve TARGET --runner pooling --convert embed`: a cluster may carry it.
+"""Hidden states from a running `vllm serve TARGET`, started with SERVE: a cluster may carry it.
 
 Its endpoint /pooling gives the last hidden states of a text's tokens, behind the final norm, and no logits. Where the
 output layer is a matrix and nothing more these are its input, and the matrix gives the logits.
@@ -19,6 +19,7 @@ from vllm_judge.training.choices import Dtype
 from vllm_judge.training.output_matrix import output_matrix
 from vllm_judge.training.sources import Rows, Text
 
+SERVE = "--runner pooling --convert embed --pooler-config.task token_embed"
 CONCURRENCY = 16
 TIMEOUT, RETRIES = 3600.0, 2
 HOW = {"task": "token_embed", "use_activation": False, "encoding_format": "base64", "embed_dtype": "float32"}
@@ -125,6 +126,6 @@ class PoolingSource:
         for reason, count in failures.most_common(1):
             raise JudgeError(
                 f"the server at {self._url} left {count} texts unread, since it {reason.rstrip('.')}: serve with "
-                "--runner pooling --convert embed, and run the same command again; every whole shard is kept."
+                f"{SERVE}, and run the same command again; every whole shard is kept."
             )
         return [found[one.id] for one in texts]
