@@ -79,13 +79,28 @@ class Server:
         self._process.wait()
         self.log.unlink(missing_ok=True)
 
-    def counters(self) -> dict[str, int]:
-        """The speculative counters (keys of COUNTERS), those of several engines added up; 0 where there are none."""
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def totals(self) -> Counter[str]:
+        """All counters of /metrics, those of several engines added up."""
         totals: Counter[str] = Counter()
         for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").raise_for_status().text):
             for sample in family.samples:
-                totals[sample.name] += int(sample.value) if sample.name.endswith("_total") else 0
-        return {name: totals[f"{counter}_total"] for name, counter in COUNTERS.items()}
+                if sample.name.endswith("_total"):
+                    totals[sample.name.removesuffix("_total")] += int(sample.value)
+        return totals
+
+    def counters(self) -> dict[str, int]:
+        """The speculative counters (keys of COUNTERS); 0 where there are none."""
+        totals = self.totals()
+        return {name: totals[counter] for name, counter in COUNTERS.items()}
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self._start_seconds
