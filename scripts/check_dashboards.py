@@ -5,8 +5,8 @@
 
 Serves the embedded harder pair with half of the requests judged and half in shadow, asks it word problems, and has
 Prometheus scrape it every second. Each expression of the dashboard, and each recorded number, must have a finite value;
-each alert must be evaluated without an error. The alerts themselves are tested by promtool (rules_test.yml). The picture
-shows what Prometheus answered for each panel.
+each alert must be evaluated without an error. The alerts themselves are tested by promtool (rules_test.yml). The
+picture shows what Prometheus answered for each panel.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 import yaml
-from vllm_server import MODEL, Server, demo_options
+from vllm_server import MODEL, Server
 
 from vllm_judge.demo.choices import World
 from vllm_judge.demo.tokenizer import render_prompt
@@ -153,7 +153,7 @@ def main() -> None:
         sys.exit("no prometheus here: apt-get install prometheus")
     config = TRIOS[World.HARDER].judge_config()
     config["judge"]["share"] = 0.5
-    options = ["--max-num-seqs", str(CONCURRENCY), *demo_options()]
+    options = ["--max-num-seqs", str(CONCURRENCY)]
     with (
         Server(json.dumps(config), str(TRIOS[World.HARDER].target), options) as server,
         tempfile.TemporaryDirectory() as folder,

@@ -28,10 +28,9 @@ import httpx
 import psutil
 import torch
 from soak_requests import Kind, body, kinds, prompts
-from vllm_server import Server, demo_options
+from vllm_server import Server
 
 from vllm_judge.demo.choices import World
-from vllm_judge.demo.engine import engine_environment
 from vllm_judge.demo.trio import TRIOS
 from vllm_judge.measuring.provenance import about
 from vllm_judge.replay.verifier import Verdicts, Verifier
@@ -309,7 +308,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    os.environ.update(engine_environment())
     verifier = Verifier.load(str(TRIO.target), str(TRIO.heads["evidence"]), None, torch.float32)
     vocabulary = verifier.tokenizer.get_vocab()
     ordinary = sorted(token for word, token in vocabulary.items() if word.isalpha() and len(word) > 2)
@@ -319,7 +317,7 @@ def main() -> None:
     config = json.dumps(TRIO.judge_config())
     options = [*COMMON, "--reasoning-config", json.dumps(THINKING)]
     for name, more in (("roomy", ROOMY), ("cramped", CRAMPED)):
-        with Server(config, str(TRIO.target), [*demo_options(), *options, *more]) as server:
+        with Server(config, str(TRIO.target), [*options, *more]) as server:
             soak = Soak(server, every, asked, verifier, seeded=name == "roomy")
             found[name] = asyncio.run(half(soak, 30 * arguments.minutes, arguments.seed))
             if name == "cramped":

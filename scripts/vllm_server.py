@@ -39,7 +39,8 @@ class Server:
 
     Args:
         speculative_config: as `vllm serve` takes it; None: no speculation.
-        target: folder or Hub repository of the model; None: the embedded one.
+        target: folder or Hub repository of the model; None: the embedded one. An embedded one of either world gets the
+            options and the environment that it needs.
         options: more options of `vllm serve`.
 
     Raises:
@@ -52,12 +53,13 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = Path(tempfile.mkstemp(prefix="vllm-serve-", suffix=".log")[1])
-        self._start_seconds = START_SECONDS["real" if target else "demo"]
+        is_embedded = target is None or Path(target).is_relative_to(trio.FOLDER)
+        self._start_seconds = START_SECONDS["demo" if is_embedded else "real"]
         command = vllm_command("serve", target or str(trio.TARGET))
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self.port)]
-        command += [*([] if target else demo_options()), *options]
+        command += [*(demo_options() if is_embedded else []), *options]
         command += ["--speculative-config", speculative_config] if speculative_config else []
-        environment = dict(os.environ) if target else engine_environment()
+        environment = engine_environment() if is_embedded else dict(os.environ)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
