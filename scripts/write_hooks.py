@@ -21,7 +21,7 @@ HEAD = """# What is changed in vLLM
 vLLM has no slot for a verifier ([RFC #51212](https://github.com/vllm-project/vllm/issues/51212)), so the plugin wraps
 some of its functions. All of it is in `vllm_judge/engine/`; `hooks.py` there is the register of the wrapped functions.
 Each is checked against a contract of its parameters when an engine with a judge is configured (for a version that is
-not installed, `scripts/check_vllm.py VERSION` does so beforehand). Where one does not fit nothing is wrapped and a judge
+not installed, `scripts/check_vllm.py VERSION` does so). Where one does not fit nothing is wrapped and a judge
 is refused; engines without a judge are left alone either way.
 
 Written by `scripts/write_hooks.py` from the code's own words: what happens without the change, why vLLM is so, what is
