@@ -49,7 +49,7 @@ def replay(
     from vllm_judge.cli.tables import replay_table
     from vllm_judge.demo import trio
     from vllm_judge.demo.texts import demo_texts
-    from vllm_judge.measuring.provenance import about
+    from vllm_judge.measuring.provenance import about, claim
     from vllm_judge.progress import track
     from vllm_judge.replay.page import page
     from vllm_judge.replay.picture import draw
@@ -61,6 +61,7 @@ def replay(
     def load(target: str, head: str, dtype: Dtype) -> Verifier:
         return Verifier.load(target, head, threshold, lambda: open_source(runs, target, dtype, options))
 
+    claim(output / "replay.json")
     if demo:
         verifier = load(str(trio.TARGET), str(trio.HEADS["evidence"]), dtype or Dtype.float32)
         found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
@@ -86,7 +87,6 @@ def replay(
     } | ({"seed": seed} if demo else {})
     origin = about(settings)
     summaries = summarise(replayed, num_speculative_tokens)
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "replay.json", replayed, summaries, origin)
     draw(output / "replay.png", summaries, num_speculative_tokens)
     (output / "replay.html").write_text(page(replayed, summaries, verifier.tokenizer, origin), encoding="utf-8")

@@ -77,8 +77,8 @@ class VllmPair:
         """
         from vllm import SamplingParams
 
-        skip = not self.prefix_cache
-        common = {"detokenize": False, "skip_reading_prefix_cache": skip, "logprobs": 0 if with_log_probs else None}
+        skip, logprobs = not self.prefix_cache, 0 if with_log_probs else None
+        common: dict[str, Any] = {"detokenize": False, "skip_reading_prefix_cache": skip, "logprobs": logprobs}
         params = [SamplingParams(temperature=0.0, max_tokens=limit, **common) for limit in limits]
         written = []
         for output in _generate(self.target, prompts, params):
@@ -114,7 +114,7 @@ class VllmPair:
         params = SamplingParams(
             temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, skip_reading_prefix_cache=skip
         )
-        found = []
+        found: list[list[Place]] = []
         for text, count, output in zip(texts, counts, _generate(self.target, texts, params), strict=True):
             first = len(text) - count
             computed = output.prompt_logprobs or []
