@@ -151,7 +151,7 @@ class Recipe(Part):
     max_calibration_questions: Count | None = None
     thresholds: Annotated[list[Share], BeforeValidator(_listed), Field(min_length=1)] = [0.3, 0.5, 0.7, 0.9, 0.97]
     num_speculative_tokens: Counts = [4, 8, 16]
-    strict_drafts: list[Count] = [2, 4]
+    strict_drafts: Annotated[list[Count], BeforeValidator(_listed)] = [2, 4]
     concurrency: Counts = [8]
     push: Annotated[Push | None, _short_for("repository")] = None
     name: Annotated[str | None, Field(pattern=r"^[\w.-]+$")] = None
