@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from vllm_judge.errors import JudgeError
 from vllm_judge.making.recipe import Recipe
 from vllm_judge.tokencourt.layouts import KNOWN
+from vllm_judge.tokencourt.rows import SUFFIXES
 
-# Names that are no paths, whatever lies beside the recipe: of who answers, and of questions.
-MEANT = ("draft", "target", *KNOWN)
+ROLES = ("draft", "target")  # names of who answers, whatever lies beside the recipe
 TAGS = ("mine", "self", "llm", "function", "import")  # which pydantic puts into the place of a mistake in labels
 
 
@@ -71,28 +71,32 @@ def show(made: Recipe) -> str:
 
 
 def _resolve(content: dict[str, Any], home: Path, origin: str) -> None:
-    """Makes paths absolute: what begins like one must be there, any other name may be a repository's or a dataset's."""
-    holders: list[tuple[dict[str, Any], tuple[str, ...], str]] = []
-    holders += [(content, ("target", "draft", "chat_template"), "")]
-    holders += [(one, ("source",), f"questions[{n}].") for n, one in enumerate(content["questions"])]
-    holders += [(one, ("by",), f"answers[{n}].") for n, one in enumerate(content["answers"])]
-    holders += [(one, ("draft",), f"labels[{n}].") for n, one in enumerate(content["labels"])]
-    holders += [(content["drafter"] or {}, ("model",), "drafter.")]
-    for holder, keys, place in holders:
-        for key in keys:
-            if isinstance(holder.get(key), str):
-                must = key == "chat_template" or holder[key].endswith((".jsonl", ".json", ".gz"))
-                holder[key] = _path(holder[key], home, f"{origin}: {place}{key}", must)
+    """Makes paths absolute: what is there is one, what begins like one must be, any other name is left as it is."""
+
+    def resolve(holder: dict[str, Any], key: str, place: str = "", must: bool = False) -> None:
+        if holder.get(key) is not None:
+            holder[key] = _path(holder[key], home, f"{origin}: {place}{key}", must)
+
+    for key in ("target", "draft"):
+        resolve(content, key)
+    resolve(content, "chat_template", must=True)
+    resolve(content["drafter"] or {}, "model", "drafter.")
+    for number, one in enumerate(content["questions"]):
+        if one["source"] not in KNOWN:
+            resolve(one, "source", f"questions[{number}].", must=one["source"].endswith(SUFFIXES))
+    for number, one in enumerate(content["answers"]):
+        if one["by"] not in ROLES and not one["endpoint"]:
+            resolve(one, "by", f"answers[{number}].")
     for number, one in enumerate(content["labels"]):
-        files = one.get("files", [])
-        one |= (
-            {"files": [_path(file, home, f"{origin}: labels[{number}].files", True) for file in files]} if files else {}
-        )
+        place = f"{origin}: labels[{number}].files"
+        resolve(one, "draft", f"labels[{number}].")
+        if "files" in one:
+            one["files"] = [_path(file, home, place, must=True) for file in one["files"]]
 
 
 def _path(name: str, home: Path, place: str, must: bool) -> str:
     path = home / Path(name).expanduser()
-    if path.exists() and name not in MEANT:
+    if path.exists():
         return str(path.resolve())
     if must or name.startswith(("/", "./", "../", "~")):
         raise JudgeError(f"{place} is {name}, and there is no {path}: mend the path, which is relative to the recipe.")

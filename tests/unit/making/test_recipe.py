@@ -66,12 +66,16 @@ def test_show_prints_a_recipe_that_is_the_same_with_every_default(tmp_path):
 
 def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
     home = tmp_path / "home"
-    (home / "T").mkdir(parents=True)
-    (home / "gsm8k").mkdir()  # a dataset that is known by name stays what it is
+    for name in ("target", "draft", "gsm8k", "other"):
+        (home / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    recipe = read(home, LEAST)
-    assert recipe.target == str(home / "T") and recipe.draft == "D"
-    assert recipe.questions[0].source == "gsm8k" and recipe.title == "T-judge"
+    answers = (
+        "answers: [{by: target}, {by: other}, {by: other, endpoint: E}]\nlabels: {by: function, function: 'm:f'}\n"
+    )
+    recipe = read(home, f"target: target\ndraft: D\nquestions: gsm8k\n{answers}")
+    assert (recipe.target, recipe.draft, recipe.title) == (str(home / "target"), "D", "target-judge")
+    assert recipe.questions[0].source == "gsm8k", "what is known by name stays what it is, and so do roles"
+    assert [one.by for one in recipe.answers] == ["target", str(home / "other"), "other"]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
