@@ -1,9 +1,7 @@
 """The command `vllm-judge make`."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,8 +74,7 @@ def _plan(recipe: "Recipe", steps: "list[Step]", folder: Path) -> None:
         say(f"{name}: {'here' if is_here else 'not here, will be fetched'}")
     table = Table("", "step", "works on", "there already", "time", "command", box=SIMPLE)
     for number, one in enumerate(planned(steps, recipe.target), 1):
-        command = " ".join(takewhile(re.compile("[a-z][a-z-]+").fullmatch, one.step.command))
-        table.add_row(str(number), one.step.name, one.does, one.there, one.time, command)
+        table.add_row(str(number), one.step.name, one.does, one.there, one.time, one.step.called)
     console().print(table)
     say(f"The head goes to {folder}, with a judge.json only if the promise is shown to be kept.")
 

@@ -7,12 +7,14 @@ behind, on a GPU too, is the next step's in no process but a fresh one.
 import fcntl
 import json
 import os
+import select
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -23,6 +25,7 @@ from vllm_judge.making.step import PROMISE, SPEED, Record, Step, fingerprint
 from vllm_judge.progress import AS_LINES, EVENT
 
 LOG = "make.log"
+POLL_SECONDS = 1.0
 KEPT_EVERY = 2.0  # seconds: how far a step is, for the next plan
 
 
@@ -101,15 +104,21 @@ class _Run:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self.log,
+            process_group=0,  # so that an engine which a killed command leaves behind is found
         ) as process:
-            assert process.stdout is not None
-            record, failures = self._follow(process.stdout)
-            self.step.keep(record)
+            try:
+                record, failures = self._follow(_lines(process))
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                raise
+            finally:
+                if process.poll() is not None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+        self.step.keep(record)
         if process.returncode not in (0, PromiseError.exit_code):
-            why = (
-                "\n".join(failures)
-                or f"`vllm-judge {shlex.join(self.step.command[:2])}` ended with exit code {process.returncode}."
-            )
+            why = "\n".join(failures) or self._ended(process.returncode)
             raise JudgeError(
                 f"{self.step.name}: {why} Nothing that was made is lost: the same command goes on from there. "
                 f"All that was said is in {self.log.name}."
@@ -122,17 +131,21 @@ class _Run:
             )
         )
 
-    def _follow(self, output: IO[bytes]) -> tuple[Record, list[str]]:
+    def _ended(self, code: int) -> str:
+        how = "was killed, as for want of memory" if code < 0 else f"ended with exit code {code}"
+        return f"`vllm-judge {self.step.called}` {how}."
+
+    def _follow(self, output: Iterator[bytes]) -> tuple[Record, list[str]]:
         """Passes on what a command says until it ends, and keeps how far it is; the record, and what failed."""
         record = self.step.record().model_copy(update={"finished": False})
         start = kept = begun = time.monotonic()
         before, first, title, failures = record.seconds, 0, None, list[str]()
         for raw in output:
-            line = raw.decode(errors="replace").rstrip("\n")
+            line = raw.decode(errors="replace")
             now = time.monotonic()
             record.seconds = before + now - start
             if not line.startswith(EVENT):
-                self.log.write(raw)
+                self.log.write(raw + b"\n")
                 self.shown.words(line)
                 continue
             event = json.loads(line.removeprefix(EVENT))
@@ -152,3 +165,19 @@ class _Run:
                     self.step.keep(record)
         record.seconds = before + time.monotonic() - start
         return record, failures
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a process says, line by line, until it has ended: what it left behind may hold its output open for ever."""
+    assert process.stdout is not None
+    rest = b""
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], POLL_SECONDS)
+        said = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
+        if not said and (ready or process.poll() is not None):
+            break
+        *whole, rest = (rest + said).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+    process.wait()

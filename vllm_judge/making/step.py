@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,11 @@ class Step:
     count: int | None
     unit: str
     watched: Path
+
+    @property
+    def called(self) -> str:
+        """The command's name, such as `train hidden-states`."""
+        return " ".join(takewhile(re.compile("[a-z][a-z-]+").fullmatch, self.command))
 
     def record(self) -> Record:
         """What is known of it; nothing where there is no whole record."""

@@ -49,7 +49,8 @@ class Shown:
 file = Path(sys.argv[1])
 work = file.with_name("work")
 try:
-    run_all(steps(read_recipe(file), work, file.parent, file.with_name("head"))[:4], work, file.parent, Shown())
+    planned = steps(read_recipe(file), work, file.parent, file.with_name("head"))
+    run_all(planned[: int(sys.argv[2])], work, file.parent, Shown())
 except JudgeError as error:
     sys.exit(str(error))
 """
@@ -106,13 +107,13 @@ def recipe(tmp_path: Path, models: Models) -> Path:
     return file
 
 
-def start(recipe: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", MAKE, recipe]
+def start(recipe: Path, count: int = 4) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", MAKE, recipe, str(count)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(recipe: Path) -> tuple[int, str, str]:
-    process = start(recipe)
+def finish(recipe: Path, count: int = 4) -> tuple[int, str, str]:
+    process = start(recipe, count)
     said, failed = process.communicate(timeout=120)
     return process.returncode, said, failed
 
@@ -215,9 +216,54 @@ def test_a_full_disk_is_a_sentence_and_what_fits_is_kept(recipe, models):
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n{MAKE}",
     ]
     done = subprocess.run(
-        [*limited, recipe], capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+        [*limited, recipe, "4"], capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     )
     assert done.returncode == 1 and "cannot be written: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert finish(recipe)[0] == 0
     assert models.asked.total() <= 2 * QUESTIONS + 2
+
+
+DIES = """
+import os, subprocess
+
+def label(answer):
+    left = subprocess.Popen(["sleep", "600"])  # as an engine that nobody stops, with this process's output
+    open("left", "w").write(str(left.pid))
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_command_that_is_killed_leaves_nothing_behind_and_nothing_hangs(recipe, models):
+    recipe.with_name("mine.py").write_text(DIES)
+    text = RECIPE.replace(
+        '{{by: llm, endpoint: "{url}", model: annotator}}', "{{by: function, function: 'mine:label'}}"
+    )
+    recipe.write_text(text.format(url=models.url))
+    code, _, failed = finish(recipe, 3)
+    assert (code, "labels by function: `vllm-judge label function` was killed" in failed) == (1, True), failed
+    left = int(recipe.with_name("left").read_text())
+    state = Path(f"/proc/{left}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_an_interrupted_make_interrupts_its_command(recipe, models):
+    begun = threading.Event()
+
+    def wait(number: int) -> int:
+        begun.set()
+        time.sleep(0.2)
+        return 200
+
+    models.before = wait
+    process = start(recipe)
+    assert begun.wait(60)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    asked = models.asked.total()
+    time.sleep(1)
+    assert models.asked.total() == asked
+    models.before = lambda number: 200
+    assert finish(recipe)[0] == 0
+    assert models.asked.total() <= 2 * QUESTIONS + 1
