@@ -108,8 +108,12 @@ class _Run:
         ) as process:
             try:
                 record, failures = self._follow(_lines(process))
-            except KeyboardInterrupt:
+            except (
+                BaseException
+            ):  # Ctrl-C, or no room for the log: nobody reads on, so the command must not wait for it
                 process.send_signal(signal.SIGINT)
+                assert process.stdout is not None
+                process.stdout.close()
                 process.wait()
                 raise
             finally:
