@@ -30,6 +30,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
 QUESTIONS = 40
 ENGINE = '{"dtype": "float32", "enforce_eager": true, "max_model_len": 512, "block_size": 32}'
+REPLAY_ENGINE = '{"enforce_eager": true, "max_model_len": 512, "block_size": 32}'  # --dtype is a command's own
 # What is printed, and what stands in for it; in this order, as regular expressions.
 STAND_INS = (
     (r"--engine '\{\"(?:tensor|gpu)[^']*'", f"--engine '{ENGINE}'"),
@@ -53,7 +54,9 @@ STAND_INS = (
     (r"(vllm-judge label annotate)", r"timeout --preserve-status -s INT 20 \1"),
     (r"(court answers .*--endpoint.*)", r"\1 --max-tokens 64"),
     (r"(court answers (?!.*--endpoint).*)", r"\1 --max-tokens 64 --temperature 0"),
-    (r"(calibrate .*)", r"\1 --max-new-tokens 160 --max-accuracy-drop 60"),  # so few questions can show no more
+    # So few questions can show no more.
+    (r"(calibrate .*)", rf"\1 --max-new-tokens 160 --max-accuracy-drop 60 --engine '{ENGINE}'"),
+    (r"(replay texts.*)", rf"\1 --dtype float32 --engine '{REPLAY_ENGINE}'"),
     (r"(compare --demo.*?) -n \d+", r"\1 -n 1"),
     (r"(compare --target .*)", r"\1 -n 1 --max-new-tokens 160"),
     (r"(compare (?!.*--rule).*)", r"\1 --rule strict --rule KL:threshold=1"),
@@ -66,11 +69,14 @@ SKIPPED = (
     (r"pip install", "the environment is there"),
     (r"\bme/", "a repository of the Hub's: tests/unit/training/test_push.py"),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
+    (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate.py"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),
 )
 # A promise of one point takes 300 questions: on a few, this sentence is the right end.
 SENTENCES = (r"vllm-judge: .*--max-accuracy-drop", r"vllm-judge: .*promise")
-STARTS_ENGINE = re.compile(r"court answers(?!.*--endpoint)|label (?:mine|self)|hidden-states|evaluate |vllm serve")
+STARTS_ENGINE = re.compile(
+    r"court answers(?!.*--endpoint)|label (?:mine|self)|hidden-states|calibrate|evaluate |replay texts|vllm serve"
+)
 SHELL = """set -euo pipefail
 serve() {
   vllm serve "$@" --port $PORT --enforce-eager > server.log 2>&1 &
@@ -81,6 +87,7 @@ serve() {
   done
 }"""
 SERVED = "serve $TARGET --speculative-config $FEW/judge.json --dtype float32 --max-model-len 512"
+
 
 TURNS = itertools.count()
 

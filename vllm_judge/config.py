@@ -36,12 +36,14 @@ class JudgeConfig:
             repository, the same for every process however its branches move.
         threshold: default acceptance threshold, a probability in [0, 1].
         protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
+        fingerprint: of the head's numbers, see `head.fingerprint`.
     """
 
     model: str
     revision: str | None
     threshold: float
     protected_token_ids: tuple[int, ...]
+    fingerprint: str
 
 
 def read_speculative_config(

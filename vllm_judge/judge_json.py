@@ -149,24 +149,20 @@ def may_be_repository(source: str) -> bool:
     return False
 
 
-def write_judge_json(folder: Path, draft: str, num_speculative_tokens: int) -> None:
+def write_judge_json(folder: Path, speculative_config: dict[str, Any]) -> None:
     """Makes a head's folder its own deployment, at the threshold that the head's config.json says.
 
     Args:
         folder: the head's.
-        draft: folder or Hub repository of the draft model.
-        num_speculative_tokens: drafts per cycle.
+        speculative_config: vLLM's own keys. A `model` that is a folder is named relative to the head's where it lies
+            inside, absolutely otherwise.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    if _exists(Path(draft)):
-        inside = Path(draft).resolve().is_relative_to(folder.resolve())
-        draft = f"./{Path(draft).resolve().relative_to(folder.resolve())}" if inside else str(Path(draft).resolve())
-    config = {
-        "method": "draft_model",
-        "model": draft,
-        "num_speculative_tokens": num_speculative_tokens,
-        SECTION: {"model": "."},
-    }
+    config = {**speculative_config, SECTION: {"model": "."}}
+    model = config.get("model")
+    if isinstance(model, str) and _exists(Path(model)):
+        path, home = Path(model).resolve(), folder.resolve()
+        config["model"] = f"./{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
     (folder / JUDGE_JSON).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -5,16 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_judge.comparison import compare
+from vllm_judge.calibration.sources import Source
 from vllm_judge.comparison.answers import AnswerFolder, Contender
+from vllm_judge.comparison.compare import BASELINE, answer_all
 from vllm_judge.comparison.picture import draw
 from vllm_judge.comparison.points import Point, summarise
-from vllm_judge.decoding.pair import Pair, Sampling
+from vllm_judge.decoding.pair import Sampling
 from vllm_judge.decoding.questions import Question
 from vllm_judge.decoding.rules import all_rules
 from vllm_judge.decoding.rules.judge import judge_rule
 from vllm_judge.errors import JudgeError, PromiseError
-from vllm_judge.head import JudgeHead
+from vllm_judge.head import JudgeHead, fingerprint
 from vllm_judge.judge_json import write_judge_json
 from vllm_judge.training.card import head_card
 
@@ -22,31 +23,29 @@ PICTURE = "calibration.png"
 
 
 def measure_thresholds(
-    pair: Pair,
+    source: Source,
     heads: Mapping[str, JudgeHead],
     questions: Sequence[Question],
     thresholds: Sequence[float],
     how: Sampling,
     folder: Path,
-    batch_size: int,
 ) -> tuple[list[Contender], list[Point]]:
-    """Strict verification, and then each head, by its name, at each threshold, on the same questions.
+    """Strict verification, and then each head, by its folder, at each threshold, on the same questions.
 
-    The decoder is the reference that both of vLLM's model runners are tested against. Answers are kept in `folder`:
-    called again, it goes on where it stopped.
-
-    Args:
-        batch_size: see `decode_under`.
+    Answers are kept in `folder`: called again, it goes on where it stopped.
 
     Raises:
-        JudgeError: the folder holds answers of other models or settings.
+        JudgeError: the folder holds answers of other models or settings, or the source fails.
     """
-    chosen = [Contender(all_rules()[compare.BASELINE], {})]
+    chosen = [Contender(all_rules()[BASELINE], {})]
     for name, head in heads.items():
         rule = judge_rule(name, head)
         chosen += [Contender(rule, {"threshold": threshold}) for threshold in sorted(set(thresholds))]
-    answers = AnswerFolder(folder, compare.identity(pair, heads, how, seed=0))
-    measured = compare.measure(pair, questions, chosen, how, 0, answers, batch_size)
+    fingerprints = {name: fingerprint(head) for name, head in heads.items()}
+    answers = AnswerFolder(folder, {**source.identity(), **fingerprints, **vars(how)})
+    measured = answer_all(
+        questions, chosen, answers, lambda missing: source.decode(chosen, missing, how), source.tokenizer
+    )
     return chosen, summarise(chosen, measured, how.num_speculative_tokens)
 
 
@@ -93,7 +92,7 @@ def write_threshold(
         points: all that was measured, strict verification first.
         chosen: the point whose threshold is taken.
         max_accuracy_drop: what is promised, in percentage points.
-        about: `target`, `draft`, `num_speculative_tokens` and whatever else the points depend on.
+        about: `target`, `speculative_config` (vLLM's own keys) and whatever else the points depend on.
 
     Raises:
         JudgeError: the folder cannot be written.
@@ -115,7 +114,7 @@ def write_threshold(
         if "method" in calibrated.provenance:
             (folder / "README.md").write_text(head_card(calibrated), encoding="utf-8")
         calibrated.save_pretrained(folder)
-        write_judge_json(folder, about["draft"], about["num_speculative_tokens"])
+        write_judge_json(folder, about["speculative_config"])
     except OSError as error:
         raise JudgeError(f"the head in {folder} cannot be written: {error.strerror}.") from None
     return calibrated

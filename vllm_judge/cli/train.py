@@ -28,6 +28,10 @@ def hidden_states(
     dtype: Annotated[Dtype, typer.Option(help="What the target computes in.")] = Dtype.auto,
     store: Annotated[Store, typer.Option(help="What they are stored in.")] = Store.float32,
     engine: EngineOptions = "{}",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Instead of an engine in this process: a server of the target, --runner pooling."),
+    ] = None,
     chat_template: ChatTemplate = None,
     wrong_after_mistake: Annotated[
         bool, typer.Option("--wrong-after-mistake", help="Take tokens after a mistake for wrong, not for no example.")
@@ -42,13 +46,15 @@ def hidden_states(
     from vllm_judge.training.sources import open_source
 
     options = json_object(engine, "--engine")
-    if options and source != SourceName.vllm:
-        raise JudgeError("--engine is for --source vllm only.")
+    if (options or url) and source != SourceName.vllm:
+        raise JudgeError("--engine and --url are for --source vllm only.")
+    if options and url:
+        raise JudgeError("--engine is for an engine in this process: leave it out, or --url.")
     index = extract(
         file,
         target,
         output,
-        lambda: open_source(source, target, dtype, options),
+        lambda: open_source(source, target, dtype, options, url),
         source=source,
         dtype=dtype,
         store=store,

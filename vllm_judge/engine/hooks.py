@@ -14,7 +14,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig
-from vllm_judge.engine import admission, command_line, configuration, cpu_repairs, metrics, worker
+from vllm_judge.engine import admission, command_line, configuration, cpu_repairs, metrics, request_metrics, worker
 from vllm_judge.engine.hook import Hook
 
 logger = init_logger("vllm.judge")
@@ -32,6 +32,7 @@ HOOKS = (
     # worker can add statistics of its own (no issue upstream; #34161, for requests, was closed).
     Hook("vllm.v1.core.sched.scheduler:Scheduler.update_from_output", metrics.update_from_output),
     Hook("vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats", metrics.make_spec_decoding_stats),
+    Hook("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", request_metrics.to_dict),
     Hook("vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__", metrics.init_prometheus),
     Hook("vllm.v1.spec_decode.metrics:SpecDecodingProm.observe", metrics.observe),
     Hook("vllm.v1.sample.rejection_sampler:expand_batch_to_tokens", cpu_repairs.expand_batch_to_tokens),
@@ -55,6 +56,7 @@ def install() -> None:
             CONFIG_HOOK.install()
         return
     metrics.extend_stats()
+    request_metrics.extend_request_metrics()
     for hook in HOOKS:
         hook.install()
 

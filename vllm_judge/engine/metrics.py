@@ -6,13 +6,14 @@ Up to the scheduler the counts are each request's own: it drops what a request d
 stopped while its next step was under way), and only what it keeps is counted, as vLLM counts accepted tokens.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from vllm.v1.metrics.utils import create_metric_per_engine
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from vllm_judge.engine import request_metrics
+from vllm_judge.engine.fields import add_fields
 from vllm_judge.engine.judge import JudgeOnlyCounts
 
 OUTPUT_FIELD = "judge_only_tokens"
@@ -36,29 +37,25 @@ def attach(output: Any, counts: JudgeOnlyCounts | None) -> Any:
 
 
 def extend_stats() -> None:
-    """Adds the field to vLLM's SpecDecodingStats in place: msgspec carries a dataclass's declared fields only."""
-    if STATS_FIELD in SpecDecodingStats.__dataclass_fields__:
-        return
-    for field in dataclasses.fields(SpecDecodingStats):
-        if field.default_factory is not dataclasses.MISSING:
-            setattr(SpecDecodingStats, field.name, dataclasses.field(default_factory=field.default_factory))
-    SpecDecodingStats.__annotations__[STATS_FIELD] = int
-    setattr(SpecDecodingStats, STATS_FIELD, 0)
-    dataclasses.dataclass(SpecDecodingStats)
+    """Adds the field to vLLM's SpecDecodingStats."""
+    add_fields(SpecDecodingStats, {STATS_FIELD: 0})
 
 
 def update_from_output(original: Callable[..., Any], self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
     """Around Scheduler.update_from_output: keeps the step's counts for `make_spec_decoding_stats`, and insists that
     there are some."""
     self.judge_only_tokens = getattr(model_runner_output, OUTPUT_FIELD, None)
+    judge = _judge(self.vllm_config)
     if self.judge_only_tokens is None:
         drafts = scheduler_output.scheduled_spec_decode_tokens and model_runner_output.sampled_token_ids
-        if drafts and _judge(self.vllm_config) is not None:
+        if drafts and judge is not None:
             raise RuntimeError(
                 "vllm-judge: a worker verified draft tokens without the judge: "
                 "install vllm-judge-decoding on every node of this engine."
             )
         self.judge_only_tokens = {}
+    if judge is not None:
+        request_metrics.observe_step(self, judge, scheduler_output, model_runner_output)
     return original(self, scheduler_output, model_runner_output)
 
 
@@ -67,9 +64,10 @@ def make_spec_decoding_stats(
 ) -> Any:
     """Around Scheduler.make_spec_decoding_stats, which counts one request's accepted tokens."""
     stats = original(self, spec_decoding_stats, request_id=request_id, **counts)
+    judge_only = self.judge_only_tokens.get(request_id, 0)
+    request_metrics.observe_judge_only(self, request_id, judge_only)
     if stats is not None:
-        judge_only = getattr(stats, STATS_FIELD) + self.judge_only_tokens.get(request_id, 0)
-        setattr(stats, STATS_FIELD, judge_only)
+        setattr(stats, STATS_FIELD, getattr(stats, STATS_FIELD) + judge_only)
     return stats
 
 

@@ -2,11 +2,13 @@
 
 import atexit
 import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from vllm import LLM
 from vllm.platforms import current_platform
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.progress import bar
@@ -46,6 +48,30 @@ def options_for_seeded_requests() -> dict[str, Any]:
     Until: vLLM rewinds CPU generators too.
     """
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def generate(llm: LLM, prompts: Sequence[list[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Each prompt's index and completion as soon as it is done, where `LLM.generate` waits for the last.
+
+    Args:
+        prompts: token ids; params: a SamplingParams for each.
+
+    Raises:
+        JudgeError: the engine died.
+    """
+    asked: Any = [{"prompt_token_ids": ids} for ids in prompts]
+    names = llm.enqueue(asked, params, use_tqdm=False)
+    # vLLM hands out its own names of requests, "number-random", and its outputs have the number.
+    index = {name.partition("-")[0]: i for i, name in enumerate(names)}
+    try:
+        while llm.llm_engine.has_unfinished_requests():
+            outputs: Any = llm.llm_engine.step()
+            for output in outputs:
+                if output.finished:
+                    yield index[output.request_id], output.outputs[0]
+    except EngineDeadError:
+        model = llm.model_config.model
+        raise JudgeError(f"the engine of {model} died: its log above says why; run again to go on.") from None
 
 
 def stop(llm: LLM) -> None:

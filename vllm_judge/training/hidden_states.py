@@ -96,7 +96,7 @@ def _make_missing(folder: Path, index: Index, sequences: Sequences, open_source:
     with bar("shards", len(index.shards), len(index.shards) - len(missing)) as advance:
         for shard in missing:
             members = [by_id[answer.id] for answer in shard.answers]
-            hidden, said = source.read(members)
+            hidden, said, _ = source.read(members)
             _check(hidden, index.settings, shard)
             columns = Columns(
                 hidden=hidden.to(STORES[index.settings.store]),

@@ -7,9 +7,7 @@ whose weights change or that loses its provenance, answers given again by a seco
 from pathlib import Path
 
 import pytest
-import torch
-from chat_model import make_chat_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from vllm_judge.calibration.calibrate import choose_threshold
@@ -20,10 +18,6 @@ from vllm_judge.decoding.questions import held_out_questions
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead
 from vllm_judge.measuring.statistics import Estimate
-from vllm_judge.tokencourt import records
-from vllm_judge.tokencourt.choices import Check, Split
-from vllm_judge.tokencourt.court import Message
-from vllm_judge.tokencourt.questions import Question
 
 
 def point(threshold: float | None, minus_strict: tuple[float, float, float], speed: float, n: int = 1000) -> Point:
@@ -50,36 +44,18 @@ def test_few_questions_without_a_difference_prove_nothing():
     assert choose_threshold([strict, point(0.5, (0, 0, 0), 9.0, n=300)], 1.0).setting == {"threshold": 0.5}
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Path:
-    """target, draft, a head that is even at every token, and questions.jsonl."""
-    target = make_chat_model(tmp_path / "target")
-    draft = AutoModelForCausalLM.from_pretrained(target)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in draft.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    draft.save_pretrained(tmp_path / "draft")
-    AutoTokenizer.from_pretrained(target).save_pretrained(tmp_path / "draft")
-    head = JudgeHead(64, target_model="target", provenance={"method": "none"})
-    head.requires_grad_(False).save_pretrained(tmp_path / "head")
-    questions = [
-        Question(
-            id=str(number),
-            messages=[Message(role="user", content=f"What is {number} + 1?")],
-            split=Split.held_out if number % 2 else Split.train,
-            reference=str(number + 1),
-            check=Check.number,
-        )
-        for number in range(10)
-    ]
-    records.write(tmp_path / "questions.jsonl", questions)
-    return tmp_path
-
-
 def calibrate(world: Path, max_accuracy_drop: float, *more: object) -> tuple[int, str]:
     command = ["calibrate", world / "questions.jsonl", "--head", world / "head", "-o", world / "answers"]
-    command += ["--target", world / "target", "--draft", world / "draft", "--max-accuracy-drop", max_accuracy_drop]
+    command += [
+        "--source",
+        "transformers",
+        "--target",
+        world / "target",
+        "--draft",
+        world / "draft",
+        "--max-accuracy-drop",
+        max_accuracy_drop,
+    ]
     command += ["--threshold", 0.7, "--threshold", 0.3, "--num-speculative-tokens", 4, "--max-new-tokens", 12, *more]
     result = CliRunner().invoke(app, [str(part) for part in command])
     return result.exit_code, result.output

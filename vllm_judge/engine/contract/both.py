@@ -27,6 +27,7 @@ HOOKED = (
             "request_id",
         ),
     ),
+    Function("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", ("self",)),
     Function(
         "vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__",
         ("self", "speculative_config", "labelnames", "per_engine_labelvalues", "is_diffusion"),
@@ -87,17 +88,20 @@ BOTH = (
     ),
     Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
     Names("vllm.v1.worker.gpu_worker:Worker", ("model_runner",)),
-    Names("vllm.v1.core.sched.scheduler:Scheduler", ("vllm_config",)),
-    Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
-    Names("vllm.v1.outputs:ModelRunnerOutput", ("req_ids", "sampled_token_ids")),
+    Names("vllm.v1.core.sched.scheduler:Scheduler", ("requests", "spec_decode_metrics_level", "vllm_config")),
+    Names("vllm.v1.core.sched.output:SchedulerOutput", ("num_scheduled_tokens", "scheduled_spec_decode_tokens")),
+    Names("vllm.v1.request:Request", ("is_finished", "num_output_tokens", "spec_decode_metrics")),
+    Names("vllm.v1.outputs:ModelRunnerOutput", ("req_id_to_index", "req_ids", "sampled_token_ids")),
     Names("vllm.v1.outputs:AsyncModelRunnerOutput", ("get_output",)),
     Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
     Function("vllm.v1.metrics.utils:create_metric_per_engine", ("metric", "per_engine_labelvalues")),
 )
 
-# What offline.py stops when a command ends.
+# What offline.py asks step by step, and stops when a command ends.
 OFFLINE = (
-    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core",)),
+    Names("vllm.entrypoints.llm:LLM", ("enqueue",)),
+    Names("vllm.outputs:CompletionOutput", ("spec_decode_metrics",)),
+    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core", "has_unfinished_requests", "step")),
     Names("vllm.v1.engine.core_client:MPClient", ("shutdown",)),
     Names("vllm.v1.engine.core_client:SyncMPClient", ("output_queue_thread",)),
 )
