@@ -111,10 +111,10 @@ def runner(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
-    """Makes engines and keeps the last two: engines(runner, judge="random", section={more of the section judge},
-    **options of LLM, or asynchronous=True)."""
+    """Makes engines and keeps the last two, of a gigabyte or two each, until the file's tests are done:
+    engines(runner, judge="random", section={more of the section judge}, **options of LLM, or asynchronous=True)."""
     logs, alive = tmp_path_factory.mktemp("logs"), {}
 
     def engine(

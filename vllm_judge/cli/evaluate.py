@@ -68,12 +68,14 @@ def evaluate(
     except ImportError:
         raise JudgeError("evaluate needs lm-eval: install vllm-judge-decoding with the extra `evaluate`.") from None
 
+    from vllm_judge.measuring.provenance import claim
     from vllm_judge.quality.engines import OfflineEngine, ServedEngine
     from vllm_judge.quality.tasks import TaskOptions, arms
 
     dials = arms(threshold or [], both_scopes)
     more = json_object(engine_options, "--engine-options")
     output = output.absolute()
+    claim(output / ("mt_bench.json" if mt_bench else "evaluate.json"))
     chat = chat or mt_bench is not None
 
     def start_engine() -> "Engine":
