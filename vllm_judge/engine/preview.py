@@ -68,7 +68,7 @@ def preview(source: str | Path, target: str | None, options: dict[str, Any]) -> 
     tried(fit.check_hooks)
     vllm_config = _configured(target, config, options)
     tried(fit.check_runner, vllm_config.use_v2_model_runner)
-    refused += support.refusals(vllm_config)
+    refused += support.refusals(vllm_config, section)
     head = tried(support.head_for, vllm_config, section)
     threshold = None if head is None else support.threshold(section, head)
     return Preview(
