@@ -135,4 +135,5 @@ def test_replay_in_vllm_gives_the_verdicts_of_transformers(world, tmp_path):
         assert served["verdicts"] == expected["verdicts"] and served["preferred"] == expected["preferred"]
         for name in ("probability", "judge_probability", "preferred_probability"):
             assert served[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6)
-    assert {verdict for text in found["vllm"] for verdict in text["verdicts"]} == {"strict", "judge only", "rejected"}
+    # Random texts: whether one of their tokens is the target's own choice is chance, and `preferred` says as much.
+    assert {verdict for text in found["vllm"] for verdict in text["verdicts"]} >= {"judge only", "rejected"}
