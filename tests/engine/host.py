@@ -76,7 +76,7 @@ def metrics(llm: LLM) -> dict[str, float]:
     values = {}
     for metric in found:
         labels = [value for name, value in metric.labels.items() if name not in ("engine", "model_name")]
-        name = metric.name.removeprefix("vllm:").removeprefix("spec_decode_").removeprefix("num_")
+        name = metric.name.removeprefix("vllm:").removeprefix("spec_decode_num_").removeprefix("spec_decode_")
         values[" ".join([name, *labels])] = metric.value
     return values
 
