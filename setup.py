@@ -32,6 +32,7 @@ setup(
         "matplotlib",
         "numpy",
         "pydantic>=2",
+        "pyyaml",
         "rich",
         "safetensors",
         "scikit-learn",

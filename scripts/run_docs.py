@@ -68,6 +68,7 @@ STAND_INS = (
 SKIPPED = (
     (r"pip install", "the environment is there"),
     (r"\bme/", "a repository of the Hub's: tests/unit/training/test_push.py"),
+    (r"vllm-judge (?:make|tune)|my-judge", "all commands of the page together: tests/engine/test_make.py"),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
     (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate.py"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),

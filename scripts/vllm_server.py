@@ -16,9 +16,9 @@ import httpx
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_judge.benchmarks.offline import COUNTERS, last_lines
 from vllm_judge.demo import trio
-from vllm_judge.demo.engine import engine_environment, last_lines
-from vllm_judge.demo.outcome import COUNTERS
+from vllm_judge.demo.engine import engine_environment
 
 START_SECONDS = {"demo": 240, "real": 3600}  # a real model is loaded from a disk, and compiled
 STOP_SECONDS = 20

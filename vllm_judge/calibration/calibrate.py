@@ -1,5 +1,6 @@
 """A threshold from a promise: judged decoding of held-out questions, and the fastest threshold that keeps its word."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -50,14 +51,21 @@ def measure_thresholds(
 
 
 def keeps(point: Point, max_accuracy_drop: float) -> bool:
-    """Whether accuracy is at most so many percentage points below strict verification's, at the interval's lower end.
+    """Whether accuracy is at most so many percentage points below strict verification's, at the lower end."""
+    return 100 * worst(point) >= -max_accuracy_drop
+
+
+def worst(point: Point) -> float:
+    """The lower end of accuracy minus strict verification's.
 
     Where no question came out differently the interval is a point, which is not proof: then the rule of three says that
     the share of questions that would can be 3 / n.
     """
-    low, high = point.minus_strict.low, point.minus_strict.high
-    worst = -3 / point.n if low == high == 0 else low
-    return 100 * worst >= -max_accuracy_drop
+    return -3 / point.n if _nothing_differed(point) else point.minus_strict.low
+
+
+def _nothing_differed(point: Point) -> bool:
+    return point.minus_strict.low == point.minus_strict.high == 0
 
 
 def choose_threshold(points: Sequence[Point], max_accuracy_drop: float) -> Point:
@@ -68,11 +76,26 @@ def choose_threshold(points: Sequence[Point], max_accuracy_drop: float) -> Point
     """
     keeping = [point for point in points[1:] if keeps(point, max_accuracy_drop)]
     if not keeping:
+        nearest = max(points[1:], key=lambda point: (worst(point), point.tokens_per_forward.value))
+        minus = nearest.minus_strict
         raise PromiseError(
             f"on {points[0].n} questions no threshold can be shown to keep accuracy within {max_accuracy_drop:g} "
-            "points of strict verification: ask more questions, try higher thresholds, or allow a larger drop."
+            f"points of strict verification; nearest comes {nearest.setting['threshold']:g}, at "
+            f"{100 * minus.value:+.1f} [{100 * worst(nearest):+.1f}, {100 * minus.high:+.1f}]: "
+            f"{_advice(nearest, max_accuracy_drop)}."
         )
     return max(keeping, key=lambda point: point.tokens_per_forward.value)
+
+
+def _advice(point: Point, max_accuracy_drop: float) -> str:
+    """What would decide whether a point keeps the promise, as its interval narrows with the root of n."""
+    value = point.minus_strict.value
+    room = value + max_accuracy_drop / 100
+    if room <= 0:
+        return "no number of questions would show it at that; try other thresholds, or allow a larger drop"
+    power = 1 if _nothing_differed(point) else 2  # the rule of three narrows faster
+    needed = math.ceil(point.n * ((value - worst(point)) / room) ** power)
+    return f"about {needed:,} questions would show it if it stays so; or allow a larger drop"
 
 
 def write_threshold(
@@ -102,7 +125,12 @@ def write_threshold(
         f"Accuracy at most {max_accuracy_drop:g} percentage points below strict verification's, at the lower end of "
         f"the 95% interval, on {chosen.n} held-out questions: {threshold:g} is the fastest threshold that keeps it."
     )
-    calibration = {"promise": promise, **about, "points": [asdict(point) for point in points]}
+    calibration = {
+        "promise": promise,
+        "lower_end": worst(chosen),
+        **about,
+        "points": [asdict(point) for point in points],
+    }
     calibrated = head.with_config(
         threshold=threshold,
         target_model=head.target_model,

@@ -20,8 +20,8 @@ Thresholds = Annotated[list[float], typer.Option(min=0.0, max=1.0, help="Thresho
 
 def calibrate(
     questions: Annotated[
-        Path,
-        typer.Argument(metavar="QUESTIONS", help="Questions, as `court questions` writes them; held-out ones count."),
+        list[Path],
+        typer.Argument(metavar="QUESTIONS...", help="As `court questions` writes them; held-out ones count."),
     ],
     target: Annotated[str, typer.Option(help="Folder or repository of the target.")],
     head: Annotated[
@@ -29,6 +29,10 @@ def calibrate(
         typer.Option(exists=True, file_okay=False, help="Folder of a judge head; several are measured side by side."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the answers.")],
+    into: Annotated[
+        list[Path] | None,
+        typer.Option(file_okay=False, help="Folder for a calibrated copy, one for each head; by default its own."),
+    ] = None,
     draft: Annotated[str | None, typer.Option(help="Folder or repository of a draft model.")] = None,
     speculative_config: Annotated[
         str | None,
@@ -68,6 +72,7 @@ def calibrate(
     from vllm_judge.comparison.points import with_front
     from vllm_judge.decoding.pair import Sampling
     from vllm_judge.decoding.questions import held_out_questions
+    from vllm_judge.training.head_folder import copy_head
 
     options = json_object(engine, "--engine")
     if source == SourceName.transformers:
@@ -78,6 +83,8 @@ def calibrate(
         _refuse({"--engine": options}, "an engine in this process")
     else:
         _refuse({"--concurrency": concurrency}, "--url")
+    if into and len(into) != len(head):
+        raise JudgeError(f"give one --into for each --head: found {len(into)} and {len(head)}.")
     if url and len(head) > 1:
         raise JudgeError("a server judges with one head: give one --head with --url.")
     config = drafter(draft, _config(speculative_config), num_speculative_tokens)
@@ -104,16 +111,18 @@ def calibrate(
     console().print(points_table(contenders, points))
     about = {"target": target, "speculative_config": config, **vars(how), **opened.about}
     refusals = []
-    for folder, judge in heads.items():
+    for (folder, judge), place in zip(heads.items(), into or head, strict=True):
         own = with_front([point for point in points if point.rule in (BASELINE, folder)])
         try:
             chosen = choose_threshold(own, max_accuracy_drop)
         except PromiseError as error:
             refusals.append(f"{folder}: {error}")
             continue
-        calibrated = write_threshold(Path(folder), judge.cpu(), own, chosen, max_accuracy_drop, about)
+        if into:
+            copy_head(Path(folder), place)
+        calibrated = write_threshold(place, judge.cpu(), own, chosen, max_accuracy_drop, about)
         say(calibrated.provenance["calibration"]["promise"])
-        say(f"{folder}: the default threshold is {calibrated.threshold:g} now.")
+        say(f"{place}: the default threshold is {calibrated.threshold:g} now.")
     if refusals:
         raise PromiseError("\n".join(refusals))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vllm_judge.cli.options import ChatTemplate, CourtFile, EngineOptions, example, json_object
+from vllm_judge.cli.options import ChatTemplate, EngineOptions, example, json_object
 from vllm_judge.cli.screen import console, say, warn
 from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.choices import HELD_OUT
@@ -21,7 +21,7 @@ def train() -> None:
 
 @app.command("hidden-states", epilog=example("train hidden-states labelled.jsonl --target T -o states"))
 def hidden_states(
-    file: CourtFile,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="A court.jsonl; several are taken together.")],
     target: Annotated[str, typer.Option(help="Folder or repository of the target that will be served.")],
     output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the hidden states.")],
     source: Annotated[SourceName, typer.Option(help="What computes them.")] = SourceName.vllm,
@@ -51,7 +51,7 @@ def hidden_states(
     if options and url:
         raise JudgeError("--engine is for an engine in this process: leave it out, or --url.")
     index = extract(
-        file,
+        files,
         target,
         output,
         lambda: open_source(source, target, dtype, options, url),
