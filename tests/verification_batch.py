@@ -3,6 +3,7 @@
 Used by `unit/test_verify_kernels.py` (Triton's interpreter) and `gpu/test_verify_gpu.py` (real launches).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -64,6 +65,7 @@ def random_batch(
     draft_vocab_size: int | None = None,
     with_evidence: bool = False,
     row_padding: int = 0,
+    spoil: Callable[[torch.Tensor], None] | None = None,
 ) -> Batch:
     """A ragged step of len(num_drafts) requests.
 
@@ -75,6 +77,8 @@ def random_batch(
             their temperature alone; target logits are then an fp32 copy, as in vLLM.
         draft_vocab_size: None: a draft without probabilities.
         row_padding: extra columns between rows of logits, hidden states and draft logits.
+        spoil: called with the raw logits [num_logits, V] and with the draft logits, to write into them before anything
+            is made of them.
     """
     rng = torch.Generator().manual_seed(seed)
 
@@ -95,6 +99,8 @@ def random_batch(
     temperature = torch.zeros(max_num_reqs).index_copy(0, idx_mapping.long(), torch.tensor(temperatures))
 
     raw = (3.0 * torch.randn(num_logits, vocab_size, generator=rng)).to(dtype)
+    if spoil is not None:
+        spoil(raw)
     constrained, target, raw_scale = raw, raw, torch.ones(max_num_reqs)
     if processed:
         request = torch.arange(num_reqs).repeat_interleave(lengths)
@@ -117,11 +123,13 @@ def random_batch(
     anywhere = torch.rand(num_logits, generator=rng) < 0.1
     draft_sampled = torch.where(anywhere, randint(0, vocab_size, num_logits), draft_sampled)
     draft_sampled[torch.rand(num_logits, generator=rng) < 0.04] = -1
-    draft_constrained = constrained.float().roll(1, dims=0).gather(-1, draft_sampled.clamp(min=0).unsqueeze(-1))
+    draft_constrained = at_drafts(constrained, draft_sampled)
 
     draft_logits = None
     if draft_vocab_size is not None:
         draft_logits = 2.0 * torch.randn(max_num_reqs, steps, draft_vocab_size, generator=rng)
+        if spoil is not None:
+            spoil(draft_logits.flatten(0, 1))
         draft_sampled = draft_sampled.clamp(max=draft_vocab_size - 1)
 
     raw_logits = padded(raw)
@@ -140,7 +148,7 @@ def random_batch(
         "use_fp64": False,
         "raw_logits": raw_logits,
         "raw_scale": raw_scale,
-        "draft_constrained": draft_constrained.squeeze(-1) if processed else None,
+        "draft_constrained": draft_constrained if processed else None,
         "hidden": padded((randint(-8, 9, num_tokens, hidden_size) / 4).to(dtype)),
         "hidden_rows": torch.randperm(num_tokens, generator=rng)[:num_logits].sort().values,
         "weight": randint(-4, 5, hidden_size) / 32,
@@ -157,13 +165,23 @@ def random_batch(
     return Batch(on_device, constrained.to(device))
 
 
+def at_drafts(logits: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
+    """[num_logits] fp32: by the draft token's own row, its logit one row earlier; anything for a placeholder."""
+    return logits.float().roll(1, dims=0).gather(-1, drafts.clamp(min=0).long().unsqueeze(-1)).squeeze(-1)
+
+
 def expected(batch: Batch) -> list[reference.Verification]:
     """The oracle's verification of every request, with vLLM's own random numbers."""
+    return [reference.verify(**step) for step in oracle_arguments(batch)]
+
+
+def oracle_arguments(batch: Batch) -> list[dict[str, Any]]:
+    """The arguments of `reference.verify` for every request."""
     x = batch.inputs
     drafts = x["draft_sampled"]
     row_seeds = x["seed"][x["expanded_idx_mapping"].long()]
     uniform, gumbel = noise(row_seeds, x["pos"], x["target_logits"].shape[-1])
-    verifications = []
+    steps = []
     for (first, end), req in zip(batch.bounds, x["idx_mapping"].tolist(), strict=True):
         verifying, own, tokens = slice(first, end - 1), slice(first + 1, end), drafts[first + 1 : end]
         temperature = x["temperature"][req].item()
@@ -173,20 +191,20 @@ def expected(batch: Batch) -> list[reference.Verification]:
             scores = scores + reference.evidence(x["raw_logits"][verifying, :vocab_size], tokens) @ x["evidence_weight"]
         protected = x["protected"].clone()
         protected[x["stop_token_ids"][req, : x["num_stop_token_ids"][req]].long()] = True
-        verifications.append(
-            reference.verify(
-                x["target_logits"][first:end],
-                tokens,
-                scores,
-                x["threshold"][req].item(),
-                reference.allowed(batch.constrained[verifying], tokens, protected),
-                temperature=temperature,
-                draft_logits=None if x["draft_logits"] is None else x["draft_logits"][req, : end - first - 1],
-                uniform=uniform[verifying],
-                gumbel=gumbel[first:end],
-            )
+        steps.append(
+            {
+                "target_logits": x["target_logits"][first:end],
+                "draft_tokens": tokens,
+                "judge_scores": scores,
+                "judge_threshold": x["threshold"][req].item(),
+                "allowed": reference.allowed(batch.constrained[verifying], tokens, protected),
+                "temperature": temperature,
+                "draft_logits": None if x["draft_logits"] is None else x["draft_logits"][req, : end - first - 1],
+                "uniform": uniform[verifying],
+                "gumbel": gumbel[first:end],
+            }
         )
-    return verifications
+    return steps
 
 
 def noise(seed: torch.Tensor, pos: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
