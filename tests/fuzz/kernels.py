@@ -5,12 +5,15 @@ Needs a GPU or Triton's interpreter.
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from fuzz.agreement import Agreement, compare, slack_of
-from fuzz.steps import step
+from fuzz.steps import Kind, step
 from verification_batch import Batch, oracle_arguments
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
+
+from vllm_judge.kernels import reference
 
 REQUESTS = 48  # of a step
 VLLM_EVERY = 3  # every third step is verified by vLLM, too
@@ -24,7 +27,9 @@ def run(seed: int) -> tuple[Counter[str], list[str]]:
         counts[f"kernels = oracle: {kind}"] += 1
         counts[f"kernels = oracle: {agreement}"] += 1
         if agreement is Agreement.different:
-            differences.append(f"seed {seed}, request {request}, {kind}: kernels {got}, oracle {want}")
+            differences.append(
+                f"seed {seed}, request {request}, {kind}: kernels {got}, oracle {reference.verify(**want)}"
+            )
     if seed % VLLM_EVERY == 0:
         for request, (got, want) in enumerate(against_vllm(batch, rejects_by_score=seed % (2 * VLLM_EVERY) == 0)):
             counts["kernels with a rejecting head = vLLM's kernels"] += 1
@@ -33,8 +38,8 @@ def run(seed: int) -> tuple[Counter[str], list[str]]:
     return counts, differences
 
 
-def against_the_oracle(batch: Batch) -> Iterator[tuple[Agreement, object, object]]:
-    """For each request: the agreement, what the kernels found, and what the oracle does."""
+def against_the_oracle(batch: Batch) -> Iterator[tuple[Agreement, object, dict[str, Any]]]:
+    """For each request: the agreement, what the kernels found, and what the oracle was asked."""
     sampled, num_sampled, judge_only = (tensor.tolist() for tensor in batch.verify())
     x = batch.inputs
     raw, weights = x["raw_logits"].float(), x["evidence_weight"]
@@ -56,3 +61,8 @@ def against_vllm(batch: Batch, *, rejects_by_score: bool) -> Iterator[tuple[obje
     own, num_own = (tensor.tolist() for tensor in rejection_sample(**batch.strict_inputs))
     for request, (length, own_length) in enumerate(zip(num_sampled, num_own, strict=True)):
         yield (sampled[request][:length], judge_only[request]), (own[request][:own_length], 0)
+
+
+def first_tokens(seed: int, kind: Kind, batch: Batch) -> torch.Tensor:
+    """[num_reqs] the first token that leaves of each request."""
+    return batch.verify()[0][:, 0].cpu()

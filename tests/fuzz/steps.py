@@ -35,7 +35,10 @@ class Kind:
 
     @classmethod
     def draw(cls, rng: random.Random, num_reqs: int) -> "Kind":
-        num_drafts, size = [rng.choice([0, 1, 1, 2, 2, 3, 4, 6]) for _ in range(num_reqs)], rng.choice(SMALL_VOCABULARIES)
+        num_drafts, size = (
+            [rng.choice([0, 1, 1, 2, 2, 3, 4, 6]) for _ in range(num_reqs)],
+            rng.choice(SMALL_VOCABULARIES),
+        )
         rare = rng.random()
         if rare < 0.02:
             num_drafts = [MOST_DRAFTS, 0, 1]
@@ -53,8 +56,14 @@ class Kind:
             rng.choice([0, 0, 8]),
         )
 
+    def batch(self, seed: int, spoil: Callable[[torch.Tensor], None] | None = None) -> Batch:
+        options = {name: value for name, value in vars(self).items() if name not in ("num_drafts", "temperatures")}
+        return random_batch(seed, self.num_drafts, self.temperatures, spoil=spoil, **options)
+
     def __str__(self) -> str:
-        draft = {None: "no draft logits", self.vocab_size: "draft logits"}.get(self.draft_vocab_size, "narrow draft logits")
+        draft = {None: "no draft logits", self.vocab_size: "draft logits"}.get(
+            self.draft_vocab_size, "narrow draft logits"
+        )
         parts = [
             str(self.dtype).removeprefix("torch."),
             "processed" if self.processed else "raw",
@@ -67,8 +76,7 @@ class Kind:
 def step(seed: int, num_reqs: int) -> tuple[Kind, Batch]:
     """The step of a seed, of about `num_reqs` requests."""
     kind, rng = Kind.draw(random.Random(seed), num_reqs), torch.Generator().manual_seed(seed)
-    options = {name: value for name, value in vars(kind).items() if name not in ("num_drafts", "temperatures")}
-    batch = random_batch(seed, kind.num_drafts, kind.temperatures, spoil=lambda rows: spoil(rows, rng), **options)
+    batch = kind.batch(seed, lambda rows: spoil(rows, rng))
     _spoil_requests(batch, rng)
     return kind, batch
 

@@ -136,15 +136,16 @@ class JudgedRejectionSampler(RejectionSampler):
             uniform = vllm_rejection_sampler.generate_uniform_probs(len(drafts), num_drafts, generators, drafts.device)
         judge_only = accepts & ~_strict(tokens, layout, draft_probs, logits, sampling_metadata, uniform)
         own = logits.gather(1, tokens)
-        logits.scatter_(1, tokens, torch.where(accepts[:, None], BOOST, own))
+        logits.scatter_(1, tokens, torch.where(accepts[:, None], own.clamp(min=BOOST), own))
         # Drawing again would move the requests' generators on: vLLM's function gets the numbers that are drawn already.
         with _replaced("generate_uniform_probs", lambda *_: uniform):
             output = rejection_sample(*args, **kwargs)
         logits.scatter_(1, tokens, own)
-        # A boosted draft that the step came to has left with it; behind a rejection the output holds no draft.
-        left = output.flatten()[_places(*layout, max_spec_len + 1)] == drafts
+        # An accepted draft has left, and another token behind it; what the target says instead of a draft is the last.
+        left, places = output.flatten(), _places(*layout, max_spec_len + 1)
+        accepted = (left[places] == drafts) & (left[places + 1] >= 0)
         counts = torch.zeros(len(num_drafts), dtype=torch.int32, device=drafts.device)
-        self.judge_only = JudgeOnlyCounts(counts.index_add_(0, _owners(*layout), (judge_only & left).int()))
+        self.judge_only = JudgeOnlyCounts(counts.index_add_(0, _owners(*layout), (judge_only & accepted).int()))
         return output
 
 
