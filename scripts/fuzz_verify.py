@@ -2,7 +2,7 @@
 
     scripts/fuzz_verify.py --steps 100                  # of each path
     scripts/fuzz_verify.py --path v1 --case 18          # one step again, by its seed
-    scripts/fuzz_verify.py --steps 1000 --seconds 200 -o docs/measurements/fuzz_verify.json
+    scripts/fuzz_verify.py --steps 500 -o docs/measurements/fuzz_verify.json
 
 A case is one request's verification. Paths: `kernels`, the fused kernels (on the GPU, or in Triton's interpreter)
 against the oracle kernels/reference.py, and, with a head that rejects all, against vLLM's own kernels, bit for bit;
@@ -14,6 +14,7 @@ With --output the results are added to the file's, and seeds go on where it stop
 """
 
 import argparse
+import fcntl
 import json
 import os
 import subprocess
@@ -41,6 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", choices=PATHS, help="one of the two paths only")
     parser.add_argument("--steps", type=int, default=20, help="steps of each path, of about 50 to 100 cases each")
+    parser.add_argument("--first", type=int, help="the first step's seed; by default the next after the file's")
     parser.add_argument("--seconds", type=float, default=3600.0, help="the longest that a path may take")
     parser.add_argument("--case", type=int, metavar="SEED", help="the step of this seed alone")
     parser.add_argument("--sampled", type=int, help="requests behind each p-value; 0: no distribution")
@@ -64,43 +66,41 @@ def main() -> int:
 
 def in_child(path: str, options: argparse.Namespace) -> dict[str, Any]:
     """Runs a path in a process of its own: Triton chooses between interpreter and compiler when it is imported."""
-    first = 0
-    if options.output and options.output.exists():
-        first = json.loads(options.output.read_text())["paths"].get(path, {}).get("steps", 0)
-    command = [sys.executable, __file__, "--in-child", "--path", path, "--case", str(first)]
-    command += ["--steps", str(options.steps), "--seconds", str(options.seconds)]
+    known = read(options.output)["paths"].get(path) if options.output else None
+    first = known["seeds"][-1][1] if known and options.first is None else options.first or 0
     sampled = SAMPLED[path] if options.sampled is None else options.sampled
+    if known and known["p_values"]:
+        sampled = 0
+    steps = options.steps
     if options.case is not None:
-        command[6], command[8], sampled = str(options.case), str(options.case + 1), 0
-    elif first:
-        sampled = 0  # is in the file
+        first, steps, sampled = options.case, 1, 0
+    command = [sys.executable, __file__, "--in-child", "--path", path, "--first", str(first), "--steps", str(steps)]
+    command += ["--seconds", str(options.seconds), "--sampled", str(sampled)]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     if path == "kernels" and not torch.cuda.is_available():
         from environments import INTERPRETER
 
         env |= INTERPRETER | {"PYTHONPATH": os.pathsep.join([env["PYTHONPATH"], INTERPRETER["PYTHONPATH"]])}
-    child = subprocess.run(
-        [*command, "--sampled", str(sampled)], env=env, stdout=subprocess.PIPE, text=True, check=True
-    )
+    child = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(child.stdout.splitlines()[-1])
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The steps of the seeds from `case` up to `steps`, then the distribution, in this process."""
+    """The steps of the seeds from `first` on, then the distribution, in this process."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=RuntimeWarning)  # NumPy, of NaN and infinities
     verifier, distribution = import_module(f"fuzz.{options.path}"), import_module("fuzz.distribution")
     cases: Counter[str] = Counter()
     differences: list[str] = []
-    start, seed = time.monotonic(), options.case
-    while seed < options.steps and time.monotonic() - start < options.seconds:
+    start, seed = time.monotonic(), options.first
+    while seed < options.first + options.steps and time.monotonic() - start < options.seconds:
         counted, different = verifier.run(seed)
         cases += counted
         differences += different
         seed += 1
     p_values = distribution.p_values(verifier.first_tokens, 1, options.sampled) if options.sampled else {}
     return {
-        "steps": seed,
+        "seeds": [[options.first, seed]],
         "cases": dict(cases),
         "differences": differences,
         "p_values": p_values,
@@ -109,19 +109,29 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.exists() else {"paths": {}}
+
+
 def add(file: Path, path: str, found: dict[str, Any]) -> None:
-    """Adds what was found of a path to a file's."""
-    results = json.loads(file.read_text()) if file.exists() else {"paths": {}}
-    before = results["paths"].get(path, {"cases": {}, "differences": [], "p_values": {}, "seconds": 0.0})
-    results["paths"][path] = {
-        "steps": found["steps"],
-        "cases": dict(sorted((Counter(before["cases"]) + Counter(found["cases"])).items())),
-        "differences": before["differences"] + found["differences"],
-        "p_values": before["p_values"] or found["p_values"],
-        "sampled": before.get("sampled") or found["sampled"],
-        "seconds": round(before["seconds"] + found["seconds"], 1),
-    }
-    file.write_text(json.dumps({**about({"seeds": "0 to steps - 1"}), "paths": results["paths"]}, indent=1) + "\n")
+    """Adds what was found of a path to a file's; several campaigns may write to one file."""
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = read(file)
+        before = results["paths"].get(
+            path, {"seeds": [], "cases": {}, "differences": [], "p_values": {}, "seconds": 0.0}
+        )
+        results["paths"][path] = {
+            "seeds": sorted(before["seeds"] + found["seeds"]),
+            "cases": dict(sorted((Counter(before["cases"]) + Counter(found["cases"])).items())),
+            "differences": before["differences"] + found["differences"],
+            "p_values": before["p_values"] or found["p_values"],
+            "sampled": before.get("sampled") or found["sampled"],
+            "seconds": round(before["seconds"] + found["seconds"], 1),
+        }
+        settings = {"seeds": "first, and the one after the last", "sampled": "requests behind each p-value"}
+        file.write_text(json.dumps({**about(settings), "paths": results["paths"]}, indent=1) + "\n")
+    Path(lock.name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_a_short_campaign_finds_no_difference(tmp_path, path, steps, sampled, ca
     campaign = subprocess.run(command, capture_output=True, text=True)
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr[-3000:]
     found = json.loads(output.read_text())["paths"][path]
-    assert (found["steps"], found["differences"]) == (steps, [])
+    assert (found["seeds"], found["differences"]) == ([[0, steps]], [])
     assert found["cases"].get(f"{path} = oracle: same", 0) > cases and len(found["p_values"]) == 6
     assert any(f"{path} with a rejecting head" in kind for kind in found["cases"])
 
