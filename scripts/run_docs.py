@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
+PAGES = ("tokencourt", "training", "compare", "evaluate", "replay", "chat")
 QUESTIONS = 40
 ENGINE = '{"dtype": "float32", "enforce_eager": true, "max_model_len": 512, "block_size": 32}'
 # What is printed, and what stands in for it; in this order, as regular expressions.
