@@ -4,16 +4,19 @@
 
 What a page names that no fresh clone has (a model of 8B, a served endpoint, a dataset of the Hub) has a stand-in below:
 the embedded pair, a small server in this process, a handful of rows. A command is otherwise run as it is printed, the
-commands of a block one after the other in a folder of their own. The first that fails ends the run. With
---without-engines, in two minutes, blocks that start vLLM are left out.
+commands of a block one after the other in a folder of their own; what is served is served until the block's end. The
+first that fails ends the run. With --without-engines, in two minutes, blocks that start vLLM are left out.
 """
 
 import argparse
 import itertools
 import json
 import os
+import pickle
 import random
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -37,8 +40,14 @@ STAND_INS = (
     (r"meta-llama/Llama-3.1-8B-Instruct|HuggingFaceTB/SmolLM2-135M-Instruct|\bTARGET\b", "$TARGET"),
     (r"meta-llama/Llama-3.2-1B-Instruct|\bDRAFT\b", "$DRAFT"),
     (r"\bHEAD\b", "$HEAD"),
-    (r"\$DEMO/(?=tasks)", "$FEW/"),
-    (r"http://localhost:800[01]/v1", "$ENDPOINT"),
+    (r"vllm-judge demo --path", "vllm-judge demo --path > path && echo $FEW"),
+    (r"^vllm serve (.*)", r"serve \1"),
+    (r"http://localhost:\d+/v1", "$ENDPOINT"),
+    (r"http://localhost:8000", "http://127.0.0.1:$PORT"),
+    (r"evaluate gsm8k_cot(?: ifeval)?", "evaluate word_problems --tasks-folder $FEW/tasks"),
+    (r"(evaluate .*--model .*)", rf"\1 --engine-options '{ENGINE}'"),
+    (r"judge\.json --chat", "$FEW/judge.json --chat"),
+    (r"(evaluate --mt-bench .*)", r"\1 --max-tokens 64"),
     (r"questions gsm8k --limit 2000", "questions gsm8k-copy --layout gsm8k --limit 4"),
     (r"/data/gsm8k-copy", "gsm8k-copy"),
     (r"(vllm-judge label annotate)", r"timeout --preserve-status -s INT 20 \1"),
@@ -50,20 +59,28 @@ STAND_INS = (
     (r"(compare (?!.*--rule).*)", r"\1 --rule strict --rule KL:threshold=1"),
     (r"replay --demo", "replay --demo -n 2"),
     (r"--compare-naive 20", "--compare-naive 2"),
-    (r"word_problems.jsonl", "few_problems.jsonl"),
+    (r"Qwen/Qwen2.5-7B-Instruct", "$TARGET"),
 )
 # What is not run, and why.
 SKIPPED = (
     (r"pip install", "the environment is there"),
-    (r"vllm serve|--url", "a served engine and lm-eval's tasks: tests/engine/test_evaluate.py"),
-    (r"evaluate gsm8k_cot --model|report out", "a task of the Hub's: tests/engine/test_evaluate.py"),
+    (r"\bme/", "a repository of the Hub's: tests/unit/training/test_push.py"),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),
 )
 # A promise of one point takes 300 questions: on a few, this sentence is the right end.
 SENTENCES = (r"vllm-judge: .*--max-accuracy-drop", r"vllm-judge: .*promise")
-STARTS_ENGINE = re.compile(r"court answers(?!.*--endpoint)|label mine|hidden-states|evaluate .*--model")
-
+STARTS_ENGINE = re.compile(r"court answers(?!.*--endpoint)|label mine|hidden-states|evaluate |vllm serve")
+SHELL = """set -euo pipefail
+serve() {
+  vllm serve "$@" --port $PORT --enforce-eager > server.log 2>&1 &
+  trap "kill $!; wait" EXIT
+  until python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$PORT/health')" 2> health.log; do
+    kill -0 $! || { tail server.log >&2; exit 1; }
+    sleep 1
+  done
+}"""
+SERVED = "serve $TARGET --speculative-config $FEW/judge.json --dtype float32 --max-model-len 512"
 
 TURNS = itertools.count()
 
@@ -97,7 +114,8 @@ def to_run(command: str) -> str | None:
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Answers every chat: the annotator quotes the last word of the answer, everybody else answers 7."""
+    """Answers every chat: the annotator quotes the last word of the answer, the judge model prefers A, everybody else
+    answers 7."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -107,6 +125,8 @@ class Endpoint(BaseHTTPRequestHandler):
             text = json.dumps({"verdict": "wrong", "before": before[-20:], "mistake": last})
             if next(TURNS) % 2:
                 text = "I am not sure."  # left for people
+        elif asked["model"] == "JUDGE":
+            text = json.dumps({"reason": "The first.", "better": "A"})
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
         self.send_response(200)
@@ -157,6 +177,12 @@ def write_inputs(folder: Path) -> None:
     (folder / "texts.jsonl").write_text(
         "".join(json.dumps({"prompt": one.messages[0].content, "text": one.answer}) + "\n" for one in answers[:3])
     )
+    turns = [
+        {"question_id": n, "category": "math", "turns": [row["question"], "Why?"]} for n, row in enumerate(rows[:2])
+    ]
+    (folder / "question.jsonl").write_text("".join(json.dumps(question) + "\n" for question in turns))
+    write_foreign_head(folder / "qwen2.5-7b-self-logistic-num20.pkl")
+    write_own_head(folder / "Llama-3.1-8B-Instruct-judge")
     for name in ("gsm8k", "math"):
         steps = [
             {"id": f"{name}-{n}", "generator": "m", "problem": a.messages[0].content, "steps": a.answer.split(". ")}
@@ -164,6 +190,30 @@ def write_inputs(folder: Path) -> None:
             for n, a in enumerate(answers)
         ]
         (folder / f"processbench_{name}.json").write_text(json.dumps(steps))
+
+
+def write_foreign_head(path: Path) -> None:
+    """A head of SelfJudge's form, of the embedded target's width."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from vllm_judge.demo import trio
+    from vllm_judge.head import JudgeHead
+
+    width = JudgeHead.from_pretrained(trio.FOLDER / "judge").hidden_size
+    states = np.random.default_rng(0).normal(size=(100, width)).astype(np.float32)
+    model = LogisticRegression().fit(StandardScaler().fit_transform(states), states[:, 0] > 0)
+    path.write_bytes(pickle.dumps({"model": model, "scaler": StandardScaler().fit(states)}))
+
+
+def write_own_head(folder: Path) -> None:
+    """The embedded head as a folder that serves itself."""
+    from vllm_judge.demo import trio
+    from vllm_judge.judge_json import write_judge_json
+
+    shutil.copytree(trio.FOLDER / "judge", folder)
+    write_judge_json(folder, str(trio.FOLDER / "draft"), 16)
 
 
 def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
@@ -174,7 +224,10 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> None:
     for one in (folder.parent.parent / "inputs").iterdir():
         if one.name not in written:
             (folder / one.name).symlink_to(one)
-    shell = ["set -euo pipefail"]
+    shell = [SHELL]
+    served = any(one.startswith("vllm serve") for one in block.commands)
+    if not served and any("--url http://localhost:8000" in one for one in block.commands):
+        shell.append(SERVED)
     for printed, command in commands:
         if command is None:
             print(f"{block.page}: not run: {printed}")
@@ -202,27 +255,30 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from vllm_judge.demo import trio
-    from vllm_judge.demo.choices import World
 
     work = arguments.work.resolve()
     (work / "inputs").mkdir(parents=True)
     write_inputs(work / "inputs")
-    problems = (trio.TRIOS[World.EASY].folder / "tasks" / "word_problems.jsonl").read_text().splitlines(keepends=True)
     demo = work / "demo"
     demo.mkdir()
-    for one in trio.TRIOS[World.EASY].folder.iterdir():
-        (demo / one.name).symlink_to(one)
-    (demo / "tasks").unlink()
-    (demo / "tasks").mkdir()
-    (demo / "tasks" / "few_problems.jsonl").write_text("".join(problems[:4]))
+    for one in trio.FOLDER.iterdir():
+        if one.name != "tasks":
+            (demo / one.name).symlink_to(one)
+    shutil.copytree(trio.FOLDER / "tasks", demo / "tasks")
+    problems = demo / "tasks" / "word_problems.jsonl"
+    problems.write_text("".join(problems.read_text().splitlines(keepends=True)[:4]))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TARGET": str(demo / "target"),
         "DRAFT": str(demo / "draft"),
         "FEW": str(demo),
         "HEAD": str(demo / "judge"),
+        "PORT": str(port),
         "ENDPOINT": f"http://127.0.0.1:{server.server_port}/v1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",

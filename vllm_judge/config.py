@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +10,10 @@ from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
 from vllm_judge.head_files import shown
 from vllm_judge.judge_json import SECTION, Place
+
+# Modes and scopes, in a config and in a request.
+MODES = JUDGE, SHADOW = "judge", "shadow"
+SCOPES = EVERYWHERE, THINKING = "everywhere", "thinking"
 
 
 class JudgeSection(BaseModel):
@@ -19,6 +23,9 @@ class JudgeSection(BaseModel):
         model: folder or Hub repository of the judge head.
         revision: revision of that Hub repository.
         threshold: acceptance threshold, a probability; absent: the head's own default.
+        mode: "shadow": requests are decoded strictly, and what the judge would have let pass is counted.
+        share: of the requests that are judged, where not all are; the others are in shadow.
+        scope: "thinking": the judge may accept inside a request's reasoning part only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,6 +33,9 @@ class JudgeSection(BaseModel):
     model: str = Field(min_length=1)
     revision: str | None = None
     threshold: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+    mode: Literal["judge", "shadow"] = JUDGE
+    share: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+    scope: Literal["everywhere", "thinking"] = EVERYWHERE
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,18 @@ class JudgeConfig:
             repository, the same for every process however its branches move.
         threshold: default acceptance threshold, a probability in [0, 1].
         protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
+        mode, scope: of requests that say nothing else; share: of such requests that are judged in mode "judge".
+        thinking: the tokens that begin a request's reasoning part and those that end it; None where vLLM was not told.
     """
 
     model: str
     revision: str | None
     threshold: float
     protected_token_ids: tuple[int, ...]
+    mode: str = JUDGE
+    share: float = 1.0
+    scope: str = EVERYWHERE
+    thinking: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def read_speculative_config(
@@ -83,7 +99,7 @@ def _parse_section(section: Any, origin: str) -> JudgeSection:
             f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {shown(section)}.'
         )
     try:
-        return JudgeSection(**section)
+        parsed = JudgeSection(**section)
     except ValidationError as error:
         # A misspelt key is also a missing one: the misspelling says more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
@@ -92,8 +108,16 @@ def _parse_section(section: Any, origin: str) -> JudgeSection:
         sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found}.")
         found = shown(first["input"])
         raise JudgeConfigError(
-            sentence.format(field=field, origin=origin, msg=first["msg"], found=found, known=known)
+            sentence.format(
+                field=field, origin=origin, msg=first["msg"], found=found, known=known, **first.get("ctx", {})
+            )
         ) from None
+    if parsed.mode == SHADOW and parsed.share is not None:
+        raise JudgeConfigError(
+            f"{SECTION}.share in {origin} says which requests are judged, and mode {SHADOW!r} judges none: "
+            "remove one of the two."
+        )
+    return parsed
 
 
 _SECTION_ERRORS = {
@@ -102,6 +126,7 @@ _SECTION_ERRORS = {
     "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
     "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
     "float_type": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "literal_error": "{field} in {origin} must be {expected}, found {found}.",
     "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found}.",
 }
 

@@ -56,7 +56,7 @@ def answers(client: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> t
 
 def evaluate(folder: Path, *options: str) -> dict[str, dict[str, dict[str, float]]]:
     """Scores and speeds of the runs, by their names."""
-    output = folder / "out"
+    output = folder / ("served" if "--url" in options else "offline")
     command = [str(Path(sys.executable).with_name("vllm-judge")), "evaluate", "echoes", "--tasks-folder", str(folder)]
     done = subprocess.run(
         [*command, "-o", str(output), *options],

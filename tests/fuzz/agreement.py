@@ -1,6 +1,6 @@
 """Whether what a verifier made of one request is what the oracle makes of it.
 
-Tokens and counts are compared exactly, with two exceptions, both decided by the oracle itself:
+Tokens and verdicts are compared exactly, with two exceptions, both decided by the oracle itself:
 
 - Rounding. Sums of floats depend on their order, so a decision within rounding of a tie may fall either way. Such a
   case is asked again with the uniform numbers, the scores and the noise of the token in question moved by `slack`: if
@@ -28,15 +28,15 @@ class Agreement(StrEnum):
     different = "different"
 
 
-def compare(step: dict[str, Any], tokens: list[int], judge_only: int, score_slack: float = 0.0) -> Agreement:
+def compare(step: dict[str, Any], tokens: list[int], verdicts: list[int], score_slack: float = 0.0) -> Agreement:
     """Compares one request's verification with the oracle's.
 
     Args:
         step: arguments of `reference.verify`.
-        tokens: what the verifier let pass, its own token included; judge_only: its count.
+        tokens: what the verifier let pass, its own token included; verdicts: of the drafts and of places behind them.
         score_slack: what rounding may do to a score; 0 where scores are exact.
     """
-    agreement = _agrees(step, reference.verify(**step), tokens, judge_only)
+    agreement = _agrees(step, reference.verify(**step), tokens, verdicts)
     if agreement is not Agreement.different or not _ids_are_valid(step, tokens):
         return agreement
     slack = slack_of(*_logits_read(step))
@@ -46,23 +46,24 @@ def compare(step: dict[str, Any], tokens: list[int], judge_only: int, score_slac
             moved["uniform"] = step["uniform"] * torch.tensor(moved_uniform).exp()
             moved["gumbel"] = step["gumbel"].clone()
             moved["gumbel"][len(tokens) - 1, tokens[-1]] += 2 * slack
-        if _agrees(moved, reference.verify(**moved), tokens, judge_only) is not Agreement.different:
+        if _agrees(moved, reference.verify(**moved), tokens, verdicts) is not Agreement.different:
             return Agreement.tie
     return Agreement.different
 
 
-def _agrees(step: dict[str, Any], want: reference.Verification, tokens: list[int], judge_only: int) -> Agreement:
+def _agrees(step: dict[str, Any], want: reference.Verification, tokens: list[int], verdicts: list[int]) -> Agreement:
     rows = step["target_logits"][:, : _vocab_size(step)].float()
-    wanted = want.tokens.tolist()
+    wanted, said = want.tokens.tolist(), want.verdicts.tolist()
+    same_verdicts = verdicts == said + [0] * (len(verdicts) - len(said))
     if step["temperature"] == 0.0:
         broken = rows.isnan().any(dim=-1)[: want.num_accepted + 1].nonzero().flatten().tolist()
         if not broken:
-            same = tokens == wanted and judge_only == want.judge_only
+            same = tokens == wanted and same_verdicts
             return Agreement.same if same else Agreement.different
         before = broken[0]
         same = tokens[:before] == wanted[:before] and _ids_are_valid(step, tokens)
         return Agreement.open if same else Agreement.different
-    same = tokens[:-1] == wanted[:-1] and judge_only == want.judge_only
+    same = tokens[:-1] == wanted[:-1] and same_verdicts
     if not same:
         return Agreement.different
     if _own_token_is_open(step, rows, want.num_accepted):

@@ -14,6 +14,7 @@ from verification_batch import Batch, oracle_arguments
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
 from vllm_judge.kernels import reference
+from vllm_judge.kernels.verdicts import num_judge_only
 
 REQUESTS = 48  # of a step
 VLLM_EVERY = 3  # every third step is verified by vLLM, too
@@ -40,13 +41,13 @@ def run(seed: int) -> tuple[Counter[str], list[str]]:
 
 def against_the_oracle(batch: Batch) -> Iterator[tuple[Agreement, object, dict[str, Any]]]:
     """For each request: the agreement, what the kernels found, and what the oracle was asked."""
-    sampled, num_sampled, judge_only = (tensor.tolist() for tensor in batch.verify())
+    sampled, num_sampled, verdicts = (tensor.tolist() for tensor in batch.verify())
     x = batch.inputs
     raw, weights = x["raw_logits"].float(), x["evidence_weight"]
     for request, arguments in enumerate(oracle_arguments(batch)):
         rows = raw[slice(*batch.bounds[request])]
         score_slack = 0.0 if weights is None else slack_of(rows) * float(1 + weights.abs().sum())
-        got = sampled[request][: num_sampled[request]], judge_only[request]
+        got = sampled[request][: num_sampled[request]], verdicts[request]
         yield compare(arguments, *got, score_slack), got, arguments
 
 
@@ -57,7 +58,8 @@ def against_vllm(batch: Batch, *, rejects_by_score: bool) -> Iterator[tuple[obje
     # A score of +inf is above any threshold but this one.
     x["threshold"] = torch.full_like(x["threshold"], 3e38 if rejects_by_score else torch.inf)
     x["hidden"] = x["hidden"].nan_to_num(0.0, 0.0, 0.0)
-    sampled, num_sampled, judge_only = (tensor.tolist() for tensor in Batch(x, batch.constrained).verify())
+    sampled, num_sampled, verdicts = Batch(x, batch.constrained, batch.markers).verify()
+    sampled, num_sampled, judge_only = (t.tolist() for t in (sampled, num_sampled, num_judge_only(verdicts)))
     own, num_own = (tensor.tolist() for tensor in rejection_sample(**batch.strict_inputs))
     for request, (length, own_length) in enumerate(zip(num_sampled, num_own, strict=True)):
         yield (sampled[request][:length], judge_only[request]), (own[request][:own_length], 0)

@@ -32,6 +32,8 @@ class Kind:
     draft_vocab_size: int | None
     with_evidence: bool
     row_padding: int
+    shadow: bool = False
+    markers: tuple[list[int], list[int]] | None = None
 
     @classmethod
     def draw(cls, rng: random.Random, num_reqs: int) -> "Kind":
@@ -54,6 +56,8 @@ class Kind:
             rng.choice([None, None, size, max(2, size - rng.randrange(1, 9))]),
             rng.random() < 0.5,
             rng.choice([0, 0, 8]),
+            rng.random() < 0.3,
+            rng.choice([None, None, ([0], [1]), ([1, 0], [1, 1])]),
         )
 
     def batch(self, seed: int, spoil: Callable[[torch.Tensor], None] | None = None) -> Batch:
@@ -69,6 +73,8 @@ class Kind:
             "processed" if self.processed else "raw",
             draft,
             "evidence" if self.with_evidence else "hidden states",
+            *(["shadow"] if self.shadow else []),
+            *(["scope"] if self.markers else []),
         ]
         return ", ".join(parts)
 

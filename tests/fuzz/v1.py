@@ -36,6 +36,7 @@ from vllm_judge.engine import hooks
 from vllm_judge.engine.judge import Judge
 from vllm_judge.engine.v1 import JudgedRejectionSampler
 from vllm_judge.kernels import reference
+from vllm_judge.kernels.verdicts import num_judge_only
 
 REQUESTS = 96  # of a step
 TOP_K = 12
@@ -115,13 +116,15 @@ class Case:
         for request, state in enumerate(self.states.tolist()):
             stops = x["stop_token_ids"][state, : x["num_stop_token_ids"][state]].tolist()
             said = self.rng.choice([{}, {}, {"judge": False}, {"judge_threshold": self.rng.choice([0, 1, 0.01, 0.7])}])
+            if x["shadow"][state]:
+                said = {**said, "judge_mode": "shadow"}
             params = SamplingParams(stop_token_ids=stops, extra_args=said)
             self.requests[str(request)] = SimpleNamespace(sampling_params=params)
         self.unproposed = {request for request in self.requests if self.rng.random() < 0.05}
         self.seeded = [request for request in range(len(self.bounds)) if self.rng.random() < 0.3]
 
     def verify(self, *, judged: bool = True, rejects: bool = False) -> Any:
-        """Lists of each request's tokens, judge-only counts, and the log probabilities of the tokens."""
+        """Lists of each request's tokens, its verdicts, and the log probabilities of the tokens."""
         sampler = vllm_rejection_sampler.RejectionSampler(Sampler())
         if judged:
             sampler.__class__ = JudgedRejectionSampler
@@ -136,9 +139,9 @@ class Case:
         sampling = self.sampling_metadata()
         output = sampler(self.metadata(), self.draft_probs(), self.logits.clone(), sampling)
         tokens, logprobs = sampler.parse_output(output.sampled_token_ids, self.vocab_size, (), output.logprobs_tensors)
-        counted = sampler.judge_only if judged else None
-        counts = counted.by_request(list(self.requests)) if counted else {}
-        return tokens, [counts.get(request, 0) for request in self.requests], logprobs
+        found = sampler.verdicts if judged else None
+        verdicts = found.rows().tolist() if found else [[0] * max(self.num_drafts)] * len(tokens)
+        return tokens, verdicts, logprobs
 
     def metadata(self) -> SpecDecodeMetadata:
         lengths = torch.tensor(self.num_drafts)
@@ -187,9 +190,9 @@ class Case:
 
     def against_the_oracle(self) -> Iterator[tuple[Agreement, object, dict[str, Any]]]:
         """For each request: the agreement, what V1 found, and what the oracle was asked."""
-        tokens, judge_only, _ = self.verify()
+        tokens, verdicts, _ = self.verify()
         for request, arguments in enumerate(self.oracle_arguments()):
-            got = tokens[request], judge_only[request]
+            got = tokens[request], verdicts[request]
             yield compare(arguments, *got), got, arguments
 
     def oracle_arguments(self) -> Iterator[dict[str, Any]]:
@@ -212,21 +215,24 @@ class Case:
             dial = self.judge.dial(self.requests[str(request)].sampling_params)
             protected = self.judge.protected.clone()
             protected[list(dial.stop_token_ids)] = True
-            # The boost is the maximum of a row that holds nothing above all numbers.
-            can_boost = target[verifying].amax(dim=-1) < torch.inf
+            threshold = torch.inf if str(request) in self.unproposed else dial.threshold
+            scores = self.judge.head.score(self.hidden[own], read)
+            # What the judge accepts it boosts, which is the maximum of a row that holds nothing above all numbers.
+            passes = (target[verifying].amax(dim=-1) < torch.inf) | ~(scores > threshold) | dial.shadow
             noise = gumbel[request].repeat(end - first, 1)
             noise[-1] = 0.0
             noise[-1, bonus[request]] = torch.inf
             yield {
                 "target_logits": target[first:end],
                 "draft_tokens": drafts,
-                "judge_scores": self.judge.head.score(self.hidden[own], read),
-                "judge_threshold": torch.inf if str(request) in self.unproposed else dial.threshold,
-                "allowed": reference.allowed(constrained[verifying], drafts, protected) & can_boost,
+                "judge_scores": scores,
+                "judge_threshold": threshold,
+                "allowed": reference.allowed(constrained[verifying], drafts, protected) & passes,
                 "temperature": self.temperature[request].item(),
                 "draft_logits": None if self.draft_logits is None else self.draft_logits[state, : len(drafts)],
                 "uniform": uniform[by_draft],
                 "gumbel": noise,
+                "shadow": dial.shadow and str(request) not in self.unproposed,
             }
 
     def _draws(self) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
@@ -248,11 +254,12 @@ class Case:
 
     def against_vllm(self) -> Iterator[tuple[object, object]]:
         """For each request: tokens with a judge that rejects all, and vLLM's; log probabilities too."""
-        (tokens, counts, logprobs), (own, zeros, own_logprobs) = self.verify(rejects=True), self.verify(judged=False)
+        (tokens, verdicts, logprobs), (own, _, own_logprobs) = self.verify(rejects=True), self.verify(judged=False)
+        counts = num_judge_only(torch.tensor(verdicts)).tolist()
         if logprobs is not None:
             same = all(_same(a, b) for a, b in zip(logprobs, own_logprobs, strict=True))
             yield f"log probabilities {same}", "log probabilities True"
-        yield from zip(zip(tokens, counts, strict=True), zip(own, zeros, strict=True), strict=True)
+        yield from zip(zip(tokens, counts, strict=True), ((one, 0) for one in own), strict=True)
 
 
 def first_tokens(seed: int, kind: Kind, batch: Batch) -> torch.Tensor:

@@ -30,7 +30,20 @@ DeviceMap = Annotated[
     str | None,
     typer.Option(help="Where the target's layers go, such as auto for all GPUs; by default the first GPU, or the CPU."),
 ]
-JsonPath = Annotated[Path | None, typer.Option("--json", help="Write the figures there too.")]
+
+
+def _claimed(path: Path | None) -> Path | None:
+    """An output that loses nobody's results, before any work."""
+    from vllm_judge.measuring.provenance import claim
+
+    if path:
+        claim(path)
+    return path
+
+
+JsonPath = Annotated[
+    Path | None, typer.Option("--json", dir_okay=False, callback=_claimed, help="Write the figures there too.")
+]
 
 
 def example(*command_lines: str) -> str:

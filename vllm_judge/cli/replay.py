@@ -40,7 +40,7 @@ def replay(
     from vllm_judge.decoding.pair import default_dtype
     from vllm_judge.demo import trio
     from vllm_judge.demo.texts import demo_texts
-    from vllm_judge.measuring.provenance import about
+    from vllm_judge.measuring.provenance import about, claim
     from vllm_judge.progress import track
     from vllm_judge.replay.page import page
     from vllm_judge.replay.picture import draw
@@ -48,6 +48,7 @@ def replay(
     from vllm_judge.replay.texts import read_lines, texts_of
     from vllm_judge.replay.verifier import Verifier
 
+    claim(output / "replay.json")
     if demo:
         verifier = Verifier.load(str(trio.TARGET), str(trio.HEADS["evidence"]), threshold, torch.float32)
         found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
@@ -71,7 +72,6 @@ def replay(
     } | ({"seed": seed} if demo else {})
     origin = about(settings)
     summaries = summarise(replayed, num_speculative_tokens)
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "replay.json", replayed, summaries, origin)
     draw(output / "replay.png", summaries, num_speculative_tokens)
     (output / "replay.html").write_text(page(replayed, summaries, verifier.tokenizer, origin), encoding="utf-8")

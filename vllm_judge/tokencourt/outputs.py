@@ -1,6 +1,5 @@
 """What a command may write to with `-o`: a new file, or one of its own kind in which nothing is lost."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt import records
 from vllm_judge.tokencourt.court import Answer, Verdict
 from vllm_judge.tokencourt.questions import Question
-
-CHOOSE = "choose another file with -o"
+from vllm_judge.writable import CHOOSE, check_writable
 
 
 def claim(output: Path, kind: type[BaseModel], *inputs: Path) -> None:
@@ -27,17 +25,8 @@ def claim(output: Path, kind: type[BaseModel], *inputs: Path) -> None:
     """
     if any(output.resolve() == one.resolve() for one in inputs):
         raise JudgeError(f"{output} is what is read, and cannot be what is written: {CHOOSE}.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        there = output.exists()
-    except OSError as error:
-        raise JudgeError(f"{output} cannot be written: {error.filename}: {error.strerror}.") from None
-    if there and not output.is_file():
-        raise JudgeError(f"{output} is no file: {CHOOSE}.")
-    for place in (output.parent, output) if there else (output.parent,):
-        if not os.access(place, os.W_OK):
-            raise JudgeError(f"{output} cannot be written: {place} is not yours to write to.")
-    for line in records.scan(output, kind) if there else ():
+    check_writable(output)
+    for line in records.scan(output, kind) if output.exists() else ():
         if line.record is None and not line.is_cut_off:
             raise JudgeError(f"{output} holds no {_NAMES.get(kind, 'such records')} ({line.problems[0]}): {CHOOSE}.")
 
