@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
+PAGES = ("tokencourt", "training", "compare", "evaluate", "replay", "chat")
 QUESTIONS = 40
 ENGINE = '{"dtype": "float32", "enforce_eager": true, "max_model_len": 512, "block_size": 32}'
 REPLAY_ENGINE = '{"enforce_eager": true, "max_model_len": 512, "block_size": 32}'  # --dtype is a command's own

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
+from vllm_judge.head_files import shown
 from vllm_judge.judge_json import SECTION, Place
 
 # Modes and scopes, in a config and in a request.
@@ -97,17 +98,17 @@ def read_speculative_config(
 def _parse_section(section: Any, origin: str) -> JudgeSection:
     if not isinstance(section, dict):
         raise JudgeConfigError(
-            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {section!r}.'
+            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {shown(section)}.'
         )
     try:
         parsed = JudgeSection(**section)
     except ValidationError as error:
         # A misspelt key is also a missing one: the misspelling says more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        field = ".".join([SECTION, *map(str, first["loc"])])
+        field = ".".join([SECTION, *(part if str(part).isidentifier() else shown(part) for part in first["loc"])])
         known = ", ".join(JudgeSection.model_fields)
-        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found!r}.")
-        found = first["input"]
+        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found}.")
+        found = shown(first["input"])
         raise JudgeConfigError(
             sentence.format(
                 field=field, origin=origin, msg=first["msg"], found=found, known=known, **first.get("ctx", {})
@@ -124,11 +125,11 @@ def _parse_section(section: Any, origin: str) -> JudgeSection:
 _SECTION_ERRORS = {
     "extra_forbidden": "{field} in {origin} is unknown: the keys of judge are {known}.",
     "missing": "{field} in {origin} is missing: give the folder or Hub repository of the judge head.",
-    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "literal_error": "{field} in {origin} must be {expected}, found {found!r}.",
-    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "literal_error": "{field} in {origin} must be {expected}, found {found}.",
+    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found}.",
 }
 
 

@@ -11,6 +11,7 @@ import typer
 
 from vllm_judge.cli import court, head, label, train
 from vllm_judge.cli.calibrate import calibrate
+from vllm_judge.cli.chat import chat
 from vllm_judge.cli.compare import compare
 from vllm_judge.cli.demo import demo
 from vllm_judge.cli.evaluate import evaluate
@@ -57,6 +58,7 @@ app.command(
     epilog=example("compare --demo -o rules", f"compare {PAIR} --head my-judge --questions questions.jsonl -o rules")
 )(compare)
 app.command(epilog=example("evaluate gsm8k --url http://localhost:8000 --limit 200 -o quality"))(evaluate)
+app.command(epilog=example("chat --url http://localhost:8000"))(chat)
 app.command(epilog=example("shadow --url http://localhost:8000 --seconds 600"))(shadow)
 app.command(epilog=example("replay texts.jsonl --target T --head my-judge -o replay"))(replay)
 app.command(
