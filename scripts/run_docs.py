@@ -221,7 +221,7 @@ def write_own_head(folder: Path) -> None:
     from vllm_judge.judge_json import write_judge_json
 
     shutil.copytree(trio.FOLDER / "judge", folder)
-    write_judge_json(folder, str(trio.FOLDER / "draft"), 16)
+    write_judge_json(folder, trio.strict_config(16))
 
 
 def run(block: Block, folder: Path, environment: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,8 +12,12 @@ from vllm_judge.head_files import shown
 from vllm_judge.judge_json import SECTION, Place
 
 # Modes and scopes, in a config and in a request.
-MODES = JUDGE, SHADOW = "judge", "shadow"
-SCOPES = EVERYWHERE, THINKING = "everywhere", "thinking"
+JUDGE: Final = "judge"
+SHADOW: Final = "shadow"
+MODES = JUDGE, SHADOW
+EVERYWHERE: Final = "everywhere"
+THINKING: Final = "thinking"
+SCOPES = EVERYWHERE, THINKING
 
 
 class JudgeSection(BaseModel):
@@ -105,7 +109,7 @@ def _parse_section(section: Any, origin: str) -> JudgeSection:
     except ValidationError as error:
         # A misspelt key is also a missing one: the misspelling says more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        field = ".".join([SECTION, *(part if str(part).isidentifier() else shown(part) for part in first["loc"])])
+        field = ".".join([SECTION, *(str(part) if str(part).isidentifier() else shown(part) for part in first["loc"])])
         known = ", ".join(JudgeSection.model_fields)
         sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found}.")
         found = shown(first["input"])

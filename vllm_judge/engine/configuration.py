@@ -47,7 +47,7 @@ def first_sentence(error: ValidationError) -> str:
     """The first of pydantic's errors about a speculative config, without the objects that it prints with it."""
     first = error.errors()[0]
     if first["loc"]:
-        field = ".".join(["speculative_config", *(p if str(p).isidentifier() else shown(p) for p in first["loc"])])
+        field = ".".join(["speculative_config", *(str(p) if str(p).isidentifier() else shown(p) for p in first["loc"])])
         return f"{field}: {first['msg']}, found {shown(first['input'])}: correct it."
     reason = _shortened(first["msg"].removeprefix("Value error, "))
     # What vLLM makes a ModelConfig of, and how it tells a draft model's from the target's.
