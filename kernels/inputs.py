@@ -44,11 +44,36 @@ class Requests(NamedTuple):
         raw_scale: what a request's processed logits are to be multiplied by to be its raw ones: 1 where nothing
             processed them, the temperature where it alone did, and 0 where only the raw ones themselves will do.
         threshold: log-odds; +inf: the request is verified strictly.
+        shadow: uint8, not fp32; whether the judge's word is counted and not heeded.
     """
 
     temperature: torch.Tensor
     raw_scale: torch.Tensor
     threshold: torch.Tensor
+    shadow: torch.Tensor
+
+
+class Thinking(NamedTuple):
+    """What tells where a request's reasoning ends, by vLLM's request state index; the automaton is thinking.py's.
+
+    Attributes:
+        confined: [max_num_reqs] uint8, whether the judge may accept inside the reasoning only.
+        state: [max_num_reqs] int32, the automaton's after the request's first `num_read` [max_num_reqs] int32 tokens.
+            Both are brought up to the request's last token when its drafts are verified.
+        all_token_ids: [max_num_reqs, max_model_len] int32, of which `total_len` [max_num_reqs] int32 are there: vLLM's
+            own, prompt and emitted tokens.
+        token_class, transition, num_classes: the automaton.
+    """
+
+    confined: torch.Tensor
+    state: torch.Tensor
+    num_read: torch.Tensor
+    all_token_ids: torch.Tensor
+    all_token_ids_stride: int
+    total_len: torch.Tensor
+    token_class: torch.Tensor
+    transition: torch.Tensor
+    num_classes: int
 
 
 class Statistics(NamedTuple):

@@ -10,9 +10,12 @@ verifies d_i; row i has consumed d_i, and its hidden state is what the judge rea
 accepted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from vllm_judge.kernels.verdicts import verdicts
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,15 @@ class Verification:
         tokens: [num_accepted + 1] int64; the accepted draft tokens, then one token of the target's own.
         num_accepted: length of the accepted prefix of the drafts.
         judge_only: how many of the accepted tokens the strict test alone would have rejected.
+        gain: in shadow, how much longer the accepted prefix would have been with the judge; otherwise 0.
+        verdicts: [M] int16, see verdicts.py.
     """
 
     tokens: torch.Tensor
     num_accepted: int
     judge_only: int
+    gain: int
+    verdicts: torch.Tensor
 
 
 def evidence(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -69,6 +76,46 @@ def allowed(constrained_logits: torch.Tensor, draft_tokens: torch.Tensor, protec
     tokens = draft_tokens.long().clamp(min=0)
     logits = constrained_logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return (logits > -torch.inf) & ~protected[tokens] & (draft_tokens >= 0)
+
+
+def thinking(tokens: Sequence[int], start: Sequence[int], end: Sequence[int]) -> bool:
+    """Whether a text, prompt included, has come to be inside its reasoning part.
+
+    Args:
+        tokens: the text's tokens.
+        start, end: the tokens that begin and end reasoning, one or more each.
+
+    Returns:
+        True where the last of `start` and `end` that the text holds in whole is `start`; False where it holds neither.
+    """
+    for length in range(len(tokens), 0, -1):
+        text = list(tokens[:length])
+        if text[-len(end) :] == list(end):
+            return False
+        if text[-len(start) :] == list(start):
+            return True
+    return False
+
+
+def inside_thinking(
+    text: Sequence[int], draft_tokens: torch.Tensor, start: Sequence[int], end: Sequence[int]
+) -> torch.Tensor:
+    """Which drafts a judge that is confined to reasoning may accept, each if those before it are accepted.
+
+    A draft lies inside where the text is thinking before it and still after it: the token that completes `end` decides
+    where the answer begins, and is no judge's to accept.
+
+    Args:
+        text: the request's tokens up to its last one, prompt included.
+        draft_tokens: [M] integers.
+        start, end: see `thinking`.
+
+    Returns:
+        [M] bool.
+    """
+    texts = [[*text, *draft_tokens.tolist()[:length]] for length in range(len(draft_tokens) + 1)]
+    state = torch.tensor([thinking(tokens, start, end) for tokens in texts])
+    return state[:-1] & state[1:]
 
 
 def strict_test(
@@ -114,6 +161,7 @@ def verify(
     draft_logits: torch.Tensor | None = None,
     uniform: torch.Tensor | None = None,
     gumbel: torch.Tensor | None = None,
+    shadow: bool = False,
 ) -> Verification:
     """Verifies one request's drafts: the longest prefix in which each token passes the strict test OR the judge's.
 
@@ -131,12 +179,13 @@ def verify(
         draft_tokens: [M] integers.
         judge_scores: [M] fp32 log-odds.
         judge_threshold: log-odds; +inf switches the judge off.
-        allowed: [M] bool, see `allowed`.
+        allowed: [M] bool, see `allowed`; where the judge is confined to reasoning, and `inside_thinking`.
         temperature: 0 is greedy. Otherwise it divides `draft_logits` only.
         draft_logits: [M, W] the draft model's logits before temperature; None stands for a draft without
             probabilities, q(d) = 1. Only the first min(V, W) tokens of either vocabulary count.
         uniform: [M] in (0, 1), needed when sampling.
         gumbel: [M + 1, V] standard Gumbel noise, needed when sampling.
+        shadow: the judge's word is counted and not heeded: the tokens are those of the strict test.
 
     Raises:
         ValueError: sampling without `uniform` or `gumbel`.
@@ -148,9 +197,12 @@ def verify(
     strict = strict_test(
         target_logits[:num_drafts], tokens, temperature=temperature, draft_logits=draft_logits, uniform=uniform
     )
-    accepted = strict | ((judge_scores > judge_threshold) & allowed & (tokens >= 0))
-    num_accepted = int(accepted.long().cumprod(dim=0).sum())
+    judged = strict | ((judge_scores > judge_threshold) & allowed & (tokens >= 0))
+    accepted = strict if shadow else judged
+    num_accepted, would_be = (int(passes.long().cumprod(dim=0).sum()) for passes in (accepted, judged))
     judge_only = int((~strict[:num_accepted]).sum())
+    threshold = judge_scores.new_full((1,), judge_threshold)
+    said = verdicts(strict, allowed, tokens >= 0, judge_scores, threshold, torch.full_like(threshold, shadow).bool())
 
     if temperature == 0.0:
         own = _argmax(target_logits[num_accepted])
@@ -162,7 +214,8 @@ def verify(
             draft_log_probs = _draft_log_probs(draft_logits, tokens, temperature, vocab_size)
             log_weights = _residual(log_weights, draft_log_probs[num_accepted])
         own = _argmax(log_weights + gumbel[num_accepted, :vocab_size])
-    return Verification(torch.cat([tokens[:num_accepted], own.reshape(1)]), num_accepted, judge_only)
+    emitted = torch.cat([tokens[:num_accepted], own.reshape(1)])
+    return Verification(emitted, num_accepted, judge_only, would_be - num_accepted, said)
 
 
 def _vocab_size(target_logits: torch.Tensor, draft_logits: torch.Tensor | None) -> int:

@@ -6,7 +6,7 @@ rejection_sampler_utils`, and launches what it launches:
     statistics.py   per row and vocabulary block: max, argmax and sum of exponentials
                     + the judge's dot product, as one program more per row, and the evidence's sums (evidence.py)
     rejection.py    per request: the longest accepted prefix
-                    + strict OR judge, where both decisions are known, so that `judge_only` is exact
+                    + strict OR judge, where both decisions are known, so that the verdicts are exact
     resample.py     vLLM's own two kernels, resample and insert
 
 Random numbers come from vLLM's functions, so a judge that accepts nothing leaves vLLM's tokens as they are. Nothing is
@@ -15,7 +15,7 @@ read back by the host. The rule itself is in reference.py, which the tests compa
 
 import torch
 
-from vllm_judge.kernels.inputs import Logits, Requests
+from vllm_judge.kernels.inputs import Logits, Requests, Thinking
 from vllm_judge.kernels.rejection import accept_prefixes
 from vllm_judge.kernels.resample import append_own_tokens
 from vllm_judge.kernels.statistics import compute_statistics
@@ -47,12 +47,15 @@ def judged_rejection_sample(
     protected: torch.Tensor,
     stop_token_ids: torch.Tensor,
     num_stop_token_ids: torch.Tensor,
+    shadow: torch.Tensor,
+    thinking: Thinking | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Verifies a step's drafts: strict test OR judge (`reference.verify` for each request), in four launches.
 
     The arguments up to `num_speculative_steps`, and `use_fp64`, are those of vLLM's `rejection_sample` with its
     standard method; a logits row r > 0 of a request consumes the draft `draft_sampled[r]`, which row r - 1 verifies.
-    No argument is modified. V is the target's vocabulary, cut to the draft's where that is smaller, as in vLLM.
+    No argument is modified but `thinking`. V is the target's vocabulary, cut to the draft's where that is smaller, as
+    in vLLM.
 
     Args:
         target_logits: [num_logits, V] fp32, or the model's dtype where nothing processed them.
@@ -74,10 +77,13 @@ def judged_rejection_sample(
         protected: [V] bool; end-of-sequence and special tokens, which the judge never accepts.
         stop_token_ids: [max_num_reqs, S] int32, of which `num_stop_token_ids` [max_num_reqs] int32 count, at most S: a
             request's own tokens of that kind.
+        shadow: [max_num_reqs] uint8; whether a request's tokens are those of the strict test all the same, and the
+            judge's word is only counted.
+        thinking: what tells where reasoning ends; None where no request can be confined to it.
 
     Returns:
         sampled: [num_reqs, num_speculative_steps + 1] int64, num_sampled: [num_reqs] int32, both as vLLM returns them;
-        judge_only: [num_reqs] int32, the accepted tokens that the strict test alone would have rejected.
+        verdicts: [num_reqs, num_speculative_steps] int16, what was found of each draft (verdicts.py).
     """
     assert target_logits.ndim == 2 and target_logits.stride(-1) == 1
     assert draft_logits is None or (draft_logits.ndim == 3 and draft_logits.stride(-1) == 1)
@@ -85,7 +91,7 @@ def judged_rejection_sample(
     assert hidden.stride(-1) == 1 and weight.shape == hidden.shape[-1:] and weight.is_contiguous()
     assert protected.shape[0] >= target_logits.shape[-1] and stop_token_ids.stride(-1) == 1
     logits = Logits.of(target_logits, raw_logits, draft_logits)
-    requests = Requests(temperature, raw_scale, threshold)
+    requests = Requests(temperature, raw_scale, threshold, shadow)
     statistics = compute_statistics(
         logits,
         requests,
@@ -102,6 +108,7 @@ def judged_rejection_sample(
         statistics,
         logits,
         requests,
+        thinking,
         draft_sampled,
         draft_constrained,
         evidence_weight,
@@ -126,4 +133,4 @@ def judged_rejection_sample(
         use_fp64=use_fp64,
     )
     # The insert kernel has counted the own token to the accepted ones.
-    return prefixes.sampled, prefixes.num_accepted, prefixes.judge_only
+    return prefixes.sampled, prefixes.num_accepted, prefixes.verdicts

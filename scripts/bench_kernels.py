@@ -44,12 +44,14 @@ def both_sides(case: Case, device: str) -> dict[str, Callable[[], tuple[torch.Te
     """
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
+    from vllm_judge.kernels.verdicts import num_judge_only
     from vllm_judge.kernels.verify import judged_rejection_sample
 
     inputs = case.inputs(device)
     strict = {name: value for name, value in inputs.items() if name not in OURS_ONLY}
     sides = {"ours": lambda: judged_rejection_sample(**inputs), "vllm": lambda: rejection_sample(**strict)}
-    _, num_sampled, judge_only = sides["ours"]()
+    _, num_sampled, verdicts = sides["ours"]()
+    judge_only = num_judge_only(verdicts)
     expected = case.num_drafts if case.accepted_by == JUDGE else 0
     if not (bool((num_sampled == case.num_drafts + 1).all()) and bool((judge_only == expected).all())):
         raise RuntimeError(f"{case}: {num_sampled.tolist()} sampled, {judge_only.tolist()} by the judge only.")

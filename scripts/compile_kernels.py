@@ -33,6 +33,7 @@ class Variant(NamedTuple):
 
     Attributes:
         processed: fp32 target logits beside bf16 raw ones.
+        with_thinking: an engine with a reasoning config, whose requests may confine the judge to reasoning.
     """
 
     processed: bool
@@ -40,6 +41,7 @@ class Variant(NamedTuple):
     with_draft_logits: bool
     hidden_size: int = 4096
     vocab_size: int = 128256
+    with_thinking: bool = False
 
 
 VARIANTS = {
@@ -47,6 +49,7 @@ VARIANTS = {
     "greedy": Variant(processed=False, with_evidence=True, with_draft_logits=False),
     "full": Variant(processed=True, with_evidence=True, with_draft_logits=True),
     # Rows that begin at any address: nothing is loaded in vectors.
+    "thinking": Variant(True, True, True, with_thinking=True),
     "unaligned": Variant(True, True, True, hidden_size=4097, vocab_size=128257),
 }
 
@@ -94,13 +97,26 @@ def record_launches(variant: Variant) -> list[tuple[Any, ...]]:
     from triton.runtime.jit import JITFunction
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
+    from vllm_judge.kernels.inputs import Thinking
     from vllm_judge.kernels.verify import judged_rejection_sample
 
-    processed, with_evidence, with_draft_logits, hidden_size, vocab_size = variant
+    processed, with_evidence, with_draft_logits, hidden_size, vocab_size, with_thinking = variant
     launches: list[tuple[Any, ...]] = []
     JITFunction.run = lambda self, *args, grid, warmup, **kwargs: launches.append((self, args, kwargs))
     num_logits, new, bf16, int32 = NUM_REQS * (NUM_DRAFTS + 1), torch.empty, torch.bfloat16, torch.int32
     raw_logits = new(num_logits, vocab_size, dtype=bf16)
+    uint8, texts = torch.uint8, new(NUM_REQS, 4096, dtype=int32)
+    thinking = Thinking(
+        confined=new(NUM_REQS, dtype=uint8),
+        state=new(NUM_REQS, dtype=int32),
+        num_read=new(NUM_REQS, dtype=int32),
+        all_token_ids=texts,
+        all_token_ids_stride=texts.stride(0),
+        total_len=new(NUM_REQS, dtype=int32),
+        token_class=new(vocab_size, dtype=uint8),
+        transition=new(18, dtype=int32),
+        num_classes=3,
+    )
     strict: dict[str, Any] = {
         "target_logits": new(num_logits, vocab_size) if processed else raw_logits,
         "draft_logits": new(NUM_REQS, NUM_DRAFTS, vocab_size, dtype=bf16) if with_draft_logits else None,
@@ -131,6 +147,8 @@ def record_launches(variant: Variant) -> list[tuple[Any, ...]]:
         protected=new(vocab_size, dtype=torch.bool),
         stop_token_ids=new(NUM_REQS, 128, dtype=int32),
         num_stop_token_ids=new(NUM_REQS, dtype=int32),
+        shadow=new(NUM_REQS, dtype=uint8),
+        thinking=thinking if with_thinking else None,
     )
     return launches[:3]
 

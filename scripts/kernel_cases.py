@@ -110,12 +110,14 @@ class Case:
             "protected": torch.zeros(vocab_size, dtype=torch.bool, device=device),
             "stop_token_ids": torch.zeros(batch, MAX_STOP_TOKEN_IDS, **int32),
             "num_stop_token_ids": torch.zeros(batch, **int32),
+            "shadow": torch.zeros(batch, dtype=torch.uint8, device=device),
+            "thinking": None,
         }
 
 
 OURS_ONLY = (
     *("raw_logits", "raw_scale", "draft_constrained", "hidden", "hidden_rows", "weight", "bias"),
-    *("evidence_weight", "threshold", "protected", "stop_token_ids", "num_stop_token_ids"),
+    *("evidence_weight", "threshold", "protected", "stop_token_ids", "num_stop_token_ids", "shadow", "thinking"),
 )
 
 

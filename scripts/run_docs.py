@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
+PAGES = ("tokencourt", "training", "compare", "evaluate", "replay", "chat")
 QUESTIONS = 40
 ENGINE = '{"dtype": "float32", "enforce_eager": true, "max_model_len": 512, "block_size": 32}'
 REPLAY_ENGINE = '{"enforce_eager": true, "max_model_len": 512, "block_size": 32}'  # --dtype is a command's own
@@ -88,6 +88,7 @@ serve() {
   done
 }"""
 SERVED = "serve $TARGET --speculative-config $FEW/judge.json --dtype float32 --max-model-len 512"
+
 
 TURNS = itertools.count()
 
@@ -220,7 +221,7 @@ def write_own_head(folder: Path) -> None:
     from vllm_judge.judge_json import write_judge_json
 
     shutil.copytree(trio.FOLDER / "judge", folder)
-    write_judge_json(folder, str(trio.FOLDER / "draft"), 16)
+    write_judge_json(folder, trio.strict_config(16))
 
 
 def run(block: Block, folder: Path, environment: dict[str, str]) -> None:

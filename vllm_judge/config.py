@@ -2,13 +2,22 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
+from vllm_judge.head_files import shown
 from vllm_judge.judge_json import SECTION, Place
+
+# Modes and scopes, in a config and in a request.
+JUDGE: Final = "judge"
+SHADOW: Final = "shadow"
+MODES = JUDGE, SHADOW
+EVERYWHERE: Final = "everywhere"
+THINKING: Final = "thinking"
+SCOPES = EVERYWHERE, THINKING
 
 
 class JudgeSection(BaseModel):
@@ -18,6 +27,9 @@ class JudgeSection(BaseModel):
         model: folder or Hub repository of the judge head.
         revision: revision of that Hub repository.
         threshold: acceptance threshold, a probability; absent: the head's own default.
+        mode: "shadow": requests are decoded strictly, and what the judge would have let pass is counted.
+        share: of the requests that are judged, where not all are; the others are in shadow.
+        scope: "thinking": the judge may accept inside a request's reasoning part only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +37,9 @@ class JudgeSection(BaseModel):
     model: str = Field(min_length=1)
     revision: str | None = None
     threshold: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+    mode: Literal["judge", "shadow"] = JUDGE
+    share: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
+    scope: Literal["everywhere", "thinking"] = EVERYWHERE
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,8 @@ class JudgeConfig:
         threshold: default acceptance threshold, a probability in [0, 1].
         protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
         fingerprint: of the head's numbers, see `head.fingerprint`.
+        mode, scope: of requests that say nothing else; share: of such requests that are judged in mode "judge".
+        thinking: the tokens that begin a request's reasoning part and those that end it; None where vLLM was not told.
     """
 
     model: str
@@ -44,6 +61,10 @@ class JudgeConfig:
     threshold: float
     protected_token_ids: tuple[int, ...]
     fingerprint: str
+    mode: str = JUDGE
+    share: float = 1.0
+    scope: str = EVERYWHERE
+    thinking: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def read_speculative_config(
@@ -81,29 +102,38 @@ def read_speculative_config(
 def _parse_section(section: Any, origin: str) -> JudgeSection:
     if not isinstance(section, dict):
         raise JudgeConfigError(
-            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {section!r}.'
+            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {shown(section)}.'
         )
     try:
-        return JudgeSection(**section)
+        parsed = JudgeSection(**section)
     except ValidationError as error:
         # A misspelt key is also a missing one: the misspelling says more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        field = ".".join([SECTION, *map(str, first["loc"])])
+        field = ".".join([SECTION, *(str(part) if str(part).isidentifier() else shown(part) for part in first["loc"])])
         known = ", ".join(JudgeSection.model_fields)
-        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found!r}.")
-        found = first["input"]
+        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found}.")
+        found = shown(first["input"])
         raise JudgeConfigError(
-            sentence.format(field=field, origin=origin, msg=first["msg"], found=found, known=known)
+            sentence.format(
+                field=field, origin=origin, msg=first["msg"], found=found, known=known, **first.get("ctx", {})
+            )
         ) from None
+    if parsed.mode == SHADOW and parsed.share is not None:
+        raise JudgeConfigError(
+            f"{SECTION}.share in {origin} says which requests are judged, and mode {SHADOW!r} judges none: "
+            "remove one of the two."
+        )
+    return parsed
 
 
 _SECTION_ERRORS = {
     "extra_forbidden": "{field} in {origin} is unknown: the keys of judge are {known}.",
     "missing": "{field} in {origin} is missing: give the folder or Hub repository of the judge head.",
-    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "literal_error": "{field} in {origin} must be {expected}, found {found}.",
+    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found}.",
 }
 
 

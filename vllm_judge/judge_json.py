@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from vllm_judge import hub
 from vllm_judge.errors import JudgeConfigError
+from vllm_judge.json_files import read_json
 
 SECTION = "judge"
 # A head's folder or repository is its deployment: by this name it holds the speculative config that serves the head.
@@ -74,12 +75,12 @@ class Place:
             JudgeConfigError: it cannot be read, is not JSON, or no object.
         """
         try:
-            config = json.loads(self.file.read_text(encoding="utf-8"))
+            config = read_json(self.file)
         except (OSError, UnicodeDecodeError) as error:
             raise JudgeConfigError(
                 f"speculative_config names the file {self.file}, which cannot be read: {error}."
             ) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise JudgeConfigError(f"{self.file} is not valid JSON: {error}.") from None
         if not isinstance(config, dict):
             raise JudgeConfigError(f"{self.file} must hold a JSON object, found {type(config).__name__}.")

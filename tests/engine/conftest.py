@@ -50,11 +50,16 @@ class Engine:
         assert self._exchange({"asynchronous": False, **options}, raw=True) == "ready\n"
 
     def generate(
-        self, prompts: list[list[int]], params: dict[str, Any] | list[dict[str, Any]], unchecked: bool = False
+        self,
+        prompts: list[list[int]],
+        params: dict[str, Any] | list[dict[str, Any]],
+        unchecked: bool = False,
+        statistics: bool = False,
     ) -> list[dict[str, Any]]:
-        """Answers (tokens, logprobs, finish_reason) to all prompts in one batch; unchecked: past the front end."""
-        params = params if isinstance(params, list) else [params] * len(prompts)
-        reply = self._exchange({"call": "generate", "prompts": prompts, "params": params, "unchecked": unchecked})
+        """Answers (tokens, logprobs, finish_reason) to all prompts in one batch; unchecked: past the front end;
+        statistics: with vLLM's of each request's speculation."""
+        message = {"call": "generate", "prompts": prompts, "unchecked": unchecked, "statistics": statistics}
+        reply = self._exchange({**message, "params": params if isinstance(params, list) else [params] * len(prompts)})
         if isinstance(reply, dict):
             raise ValueError(reply["error"])
         return reply
@@ -109,7 +114,7 @@ def runner(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Engine]]:
     """Makes engines and keeps the last two, of a gigabyte or two each, until the file's tests are done:
-    engines(runner, judge="random", **options of LLM, or asynchronous=True)."""
+    engines(runner, judge="random", section={more of the section judge}, **options of LLM, or asynchronous=True)."""
     logs, alive = tmp_path_factory.mktemp("logs"), {}
 
     def engine(
@@ -117,12 +122,13 @@ def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         judge: str | None = None,
         draft: str = "draft",
         drafter: dict[str, Any] | None = None,
+        section: dict[str, Any] | None = None,
         **options: Any,
     ) -> Engine:
         speculative: dict[str, Any] = {"num_speculative_tokens": NUM_DRAFTS}
         speculative |= {"method": "draft_model", "model": str(models / draft)} if drafter is None else drafter
         if judge is not None:
-            speculative["judge"] = {"model": str(models / judge)}
+            speculative["judge"] = {"model": str(models / judge), **(section or {})}
         options = {
             "model": str(models / "target"),
             "dtype": "float32",
@@ -131,6 +137,7 @@ def engines(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             "max_num_seqs": 8,
             "kv_cache_memory_bytes": KV_CACHE_BYTES,
             "disable_log_stats": False,
+            "per_request_spec_decode_metrics": "detailed",
             "speculative_config": speculative,
             "reasoning_config": {"reasoning_start_str": "w10", "reasoning_end_str": "w11"},
             **options,

@@ -49,7 +49,9 @@ def another_front_end(used: bool) -> Iterator[None]:
         SamplingParams._validate_spec_decode = check
 
 
-def generate(llm: LLM, prompts: list[list[int]], params: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def generate(
+    llm: LLM, prompts: list[list[int]], params: list[dict[str, Any]], statistics: bool = False
+) -> list[dict[str, Any]]:
     outputs = llm.generate(
         [{"prompt_token_ids": p} for p in prompts], [sampling_params(p) for p in params], use_tqdm=False
     )
@@ -62,13 +64,21 @@ def generate(llm: LLM, prompts: list[list[int]], params: list[dict[str, Any]]) -
         answers.append(
             {"tokens": list(completion.token_ids), "logprobs": logprobs, "finish_reason": completion.finish_reason}
         )
+        if statistics and completion.spec_decode_metrics is not None:
+            answers[-1]["statistics"] = completion.spec_decode_metrics.to_dict()
     return answers
 
 
 def metrics(llm: LLM) -> dict[str, float]:
-    counters = ("vllm:spec_decode_num_", "vllm:num_preemptions")
+    """Counters by name, and by the values of labels where they have some of their own."""
+    counters = ("vllm:spec_decode_", "vllm:num_preemptions", "vllm:judge_info")
     found = [metric for metric in llm.get_metrics() if metric.name.startswith(counters) and hasattr(metric, "value")]
-    return {metric.name.removeprefix("vllm:").removeprefix("spec_decode_num_"): metric.value for metric in found}
+    values = {}
+    for metric in found:
+        labels = [value for name, value in metric.labels.items() if name not in ("engine", "model_name")]
+        name = metric.name.removeprefix("vllm:").removeprefix("spec_decode_num_").removeprefix("spec_decode_")
+        values[" ".join([name, *labels])] = metric.value
+    return values
 
 
 def main() -> None:
@@ -84,7 +94,7 @@ def main() -> None:
         try:
             if request["call"] == "generate":
                 with another_front_end(request["unchecked"]):
-                    reply: Any = generate(llm, request["prompts"], request["params"])
+                    reply: Any = generate(llm, request["prompts"], request["params"], request["statistics"])
             else:
                 reply = metrics(llm)
         except (ValueError, VLLMClientError) as error:

@@ -369,5 +369,8 @@ def test_two_data_parallel_engines_behind_two_servers_count_as_one(run, seen, mo
             assert list(clients.map(complete, twice)) == expected["texts"] * 2
         for name in ("drafts", "accepted_tokens", "judge_only_tokens"):
             assert server.counted(client, name) == 2 * expected["counts"][name]
-        of_each = [line for line in client.get("/metrics").text.splitlines() if "num_drafts_total{" in line]
-        assert len(of_each) == 2 and all(float(line.rsplit(" ", 1)[1]) > 0 for line in of_each)
+        lines = client.get("/metrics").text.splitlines()
+        for counter in ("num_drafts_total{", "judge_cycles_total{"):
+            of_each = [float(line.rsplit(" ", 1)[1]) for line in lines if counter in line and "shadow" not in line]
+            assert len(of_each) == 2 and min(of_each) > 0 and sum(of_each) == 2 * expected["counts"]["drafts"]
+        assert sum(line.startswith("vllm:judge_info{") for line in lines) == 2

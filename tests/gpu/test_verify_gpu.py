@@ -18,6 +18,8 @@ from triton.runtime.jit import JITFunction
 from verification_batch import expected, random_batch
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
+from vllm_judge.kernels.verdicts import num_judge_only
+
 RAGGED, MIXED = [3, 0, 5, 4, 2, 8], [0.0, 1.0, 0.7, 0.0, 1.3, 0.0]
 SHAPES = [(64, 500), (576, 32000), (4096, 128256), (5120, 151936), (1023, 50257)]
 
@@ -38,10 +40,11 @@ def test_tokens_and_judge_only_are_the_oracles(hidden_size, vocab_size, processe
         with_evidence=True,
         draft_vocab_size=vocab_size if with_draft_logits else None,
     )
-    sampled, num_sampled, judge_only = batch.verify()
+    sampled, num_sampled, verdicts = batch.verify()
     for row, verification in enumerate(expected(batch)):
         assert sampled[row, : num_sampled[row]].tolist() == verification.tokens.tolist(), f"request {row}"
-        assert judge_only[row] == verification.judge_only, f"request {row}"
+        found, said = verdicts[row].tolist(), verification.verdicts.tolist()
+        assert found == said + [0] * (len(found) - len(said)), f"request {row}"
 
 
 @pytest.mark.parametrize(("hidden_size", "vocab_size"), SHAPES)
@@ -61,10 +64,10 @@ def test_a_judge_that_accepts_nothing_leaves_vllms_tokens(
             draft_vocab_size=vocab_size if with_draft_logits else None,
         )
         batch.inputs["threshold"].fill_(threshold)
-        sampled, num_sampled, judge_only = batch.verify()
+        sampled, num_sampled, verdicts = batch.verify()
         strict_sampled, strict_num_sampled = rejection_sample(**batch.strict_inputs)
         assert torch.equal(num_sampled, strict_num_sampled)
-        assert judge_only.sum() == 0
+        assert num_judge_only(verdicts).sum() == 0
         for row, length in enumerate(num_sampled.tolist()):
             assert torch.equal(sampled[row, :length], strict_sampled[row, :length])
 

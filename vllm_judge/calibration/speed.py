@@ -152,8 +152,9 @@ def measure(
                 with TimedEngine({"max_num_seqs": max(concurrency), **options, **own}, prompts, max_tokens) as running:
                     for at in missing:
                         for mode, speeds in _rounds(running, run.dials, prompts, at, rounds).items():
-                            how: Any = {"head": run.head, "mode": mode, "drafts": run.drafts, "concurrency": at}
-                            appender.append(one := Speed(settings=settings, **how, tokens_per_s=speeds))
+                            how: dict[str, Any] = {"head": run.head, "mode": mode, "drafts": run.drafts}
+                            one = Speed(settings=settings, **how, concurrency=at, tokens_per_s=speeds)
+                            appender.append(one)
                             known.append(one)
             advance()
     asked = {(run.head, run.drafts) for run in engines}

@@ -11,6 +11,7 @@ import typer
 
 from vllm_judge.cli import court, head, label, train
 from vllm_judge.cli.calibrate import calibrate
+from vllm_judge.cli.chat import chat
 from vllm_judge.cli.compare import compare
 from vllm_judge.cli.demo import demo
 from vllm_judge.cli.evaluate import evaluate
@@ -21,6 +22,7 @@ from vllm_judge.cli.push import push
 from vllm_judge.cli.replay import replay
 from vllm_judge.cli.report import report
 from vllm_judge.cli.screen import Commands
+from vllm_judge.cli.shadow import shadow
 from vllm_judge.cli.tune import tune
 from vllm_judge.cli.validate import validate
 from vllm_judge.engine.logs import keep_quiet
@@ -56,6 +58,8 @@ app.command(
     epilog=example("compare --demo -o rules", f"compare {PAIR} --head my-judge --questions questions.jsonl -o rules")
 )(compare)
 app.command(epilog=example("evaluate gsm8k --url http://localhost:8000 --limit 200 -o quality"))(evaluate)
+app.command(epilog=example("chat --url http://localhost:8000"))(chat)
+app.command(epilog=example("shadow --url http://localhost:8000 --seconds 600"))(shadow)
 app.command(epilog=example("replay texts.jsonl --target T --head my-judge -o replay"))(replay)
 app.command(
     epilog=example("project --target-step 30 --draft-step 5 --results rules/results.json --rule 'judge my-judge'")

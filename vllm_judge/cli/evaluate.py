@@ -49,6 +49,9 @@ def evaluate(
     threshold: Annotated[
         list[float] | None, typer.Option(min=0.0, max=1.0, help="Judge at this threshold; can be repeated.")
     ] = None,
+    both_scopes: Annotated[
+        bool, typer.Option("--both-scopes", help="Judge also with the judge confined to reasoning.")
+    ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight, over HTTP.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer where the task does not say.")] = 1024,
     run_unsafe_code: Annotated[
@@ -67,8 +70,9 @@ def evaluate(
 
     from vllm_judge.measuring.provenance import claim
     from vllm_judge.quality.engines import OfflineEngine, ServedEngine
-    from vllm_judge.quality.tasks import TaskOptions
+    from vllm_judge.quality.tasks import TaskOptions, arms
 
+    dials = arms(threshold or [], both_scopes)
     more = json_object(engine_options, "--engine-options")
     output = output.absolute()
     claim(output / ("mt_bench.json" if mt_bench else "evaluate.json"))
@@ -87,16 +91,16 @@ def evaluate(
     } | ({"concurrency": concurrency} if url else {"engine_options": more})
     if mt_bench and judge_endpoint and judge_model:
         settings |= {"judge_model": judge_model}
-        _pairwise(start_engine, mt_bench, judge_endpoint, threshold or [], output, concurrency, settings)
+        _pairwise(start_engine, mt_bench, judge_endpoint, dials, output, concurrency, settings)
     else:
         asked = TaskOptions(tasks or [], tasks_folder, limit, num_fewshot, chat, run_unsafe_code)
-        _tasks(start_engine, asked, threshold or [], output, settings)
+        _tasks(start_engine, asked, dials, output, settings)
 
 
 def _tasks(
     start_engine: "Callable[[], Engine]",
     asked: "TaskOptions",
-    thresholds: list[float],
+    dials: dict[str, dict[str, Any]],
     output: Path,
     settings: dict[str, Any],
 ) -> None:
@@ -105,10 +109,10 @@ def _tasks(
     from vllm_judge.measuring.provenance import about
     from vllm_judge.quality.scores import DEFINITIONS, SPEED_DEFINITIONS
     from vllm_judge.quality.summary import scores, speeds, write
-    from vllm_judge.quality.tasks import arms, measure
+    from vllm_judge.quality.tasks import measure
 
     engine = start_engine()
-    found = measure(engine, asked, arms(thresholds))
+    found = measure(engine, asked, dials)
     settings |= {"tasks": ", ".join(asked.names), "model": engine.name}
     settings |= {"limit": asked.limit, "num_fewshot": asked.num_fewshot}
     write(output, found, about(settings))
@@ -123,7 +127,7 @@ def _pairwise(
     start_engine: "Callable[[], Engine]",
     questions_file: Path,
     judge_endpoint: str,
-    thresholds: list[float],
+    dials: dict[str, dict[str, Any]],
     output: Path,
     concurrency: int,
     settings: dict[str, Any],
@@ -136,13 +140,12 @@ def _pairwise(
     from vllm_judge.quality.mt_bench.judge import judge, pairs
     from vllm_judge.quality.mt_bench.scores import DEFINITIONS
     from vllm_judge.quality.scores import SPEED_DEFINITIONS
-    from vllm_judge.quality.tasks import arms
     from vllm_judge.tokencourt.endpoint import Endpoint
 
     endpoint = Endpoint(judge_endpoint, settings["judge_model"])
     questions = read_questions(questions_file)
     answers = output / "mt_bench_answers.jsonl"
-    answered = answers_of(answers, questions, arms(thresholds), settings["max_tokens"], start_engine)
+    answered = answers_of(answers, questions, dials, settings["max_tokens"], start_engine)
     compared = list(pairs(questions, answered))
     verdicts = output / "mt_bench_verdicts.jsonl"
     given, failures = judge(compared, endpoint, verdicts, concurrency)

@@ -10,6 +10,7 @@ from vllm_judge.cli.screen import say, warn
 from vllm_judge.errors import JudgeError
 
 if TYPE_CHECKING:
+    from vllm_judge.config import JudgeSection
     from vllm_judge.engine.preview import Preview
 
 
@@ -36,6 +37,18 @@ def validate(
     say(f"Nothing is refused: vllm serve {found.target} --speculative-config {source}")
 
 
+def _judges(section: "JudgeSection") -> str:
+    """What is not as a judge is by default."""
+    said = []
+    if section.mode == "shadow":
+        said.append("nothing: shadow")
+    if section.share is not None:
+        said.append(f"{section.share:.0%} of the requests, the others in shadow")
+    if section.scope == "thinking":
+        said.append("reasoning only")
+    return ", ".join(said)
+
+
 def _lines(found: "Preview") -> list[tuple[str, str]]:
     from vllm_judge.engine.preview import promise
     from vllm_judge.head import EVIDENCE
@@ -56,6 +69,7 @@ def _lines(found: "Preview") -> list[tuple[str, str]]:
             ("head", head.source + (f" at {head.commit}" if head.commit else "")),
             ("reads", reads),
             ("threshold", f"{found.threshold:g} ({own})"),
+            *([("judges", judges)] if (judges := _judges(found.section)) else []),
             ("fitted on", head.target_model or "not said"),
             ("promise", promise(head) or "none: `vllm-judge calibrate` shows what it costs"),
         ]

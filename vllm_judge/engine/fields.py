@@ -5,13 +5,14 @@ from typing import Any
 
 
 def add_fields(kind: Any, fields: dict[str, Any]) -> None:
-    """Adds fields with immutable defaults in place, once: msgspec carries a dataclass's declared fields only."""
+    """Adds fields in place, once, by name and type, each None until it is set: msgspec carries a dataclass's declared
+    fields only."""
     if fields.keys() <= kind.__dataclass_fields__.keys():
         return
     for field in dataclasses.fields(kind):
         if field.default_factory is not dataclasses.MISSING:
             setattr(kind, field.name, dataclasses.field(default_factory=field.default_factory))
-    for name, default in fields.items():
-        kind.__annotations__[name] = type(default)
-        setattr(kind, name, default)
+    for name, type_of_field in fields.items():
+        kind.__annotations__[name] = type_of_field | None
+        setattr(kind, name, None)
     dataclasses.dataclass(kind)

@@ -27,14 +27,16 @@ HOOKS = (
     Hook("vllm.sampling_params:SamplingParams._validate_spec_decode", admission.validate_request),
     Hook("vllm.v1.engine.core:EngineCore.preprocess_add_request", admission.preprocess_add_request),
     Hook("vllm.v1.worker.worker_base:WorkerBase.__init__", worker.init_worker),
-    # The judge-only counter's way, see metrics.py. Symptom: no counter. Why: vLLM's statistics are closed, and a plugin
-    # for loggers of them (vllm-project/vllm#22456) sees no others. How: one field more, carried all the way. Until: a
+    # The counters' way, see metrics.py. Symptom: no counters. Why: vLLM's statistics are closed, and a plugin for
+    # loggers of them (vllm-project/vllm#22456) sees no others. How: one field more, carried all the way. Until: a
     # worker can add statistics of its own (no issue upstream; #34161, for requests, was closed).
     Hook("vllm.v1.core.sched.scheduler:Scheduler.update_from_output", metrics.update_from_output),
     Hook("vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats", metrics.make_spec_decoding_stats),
-    Hook("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", request_metrics.to_dict),
     Hook("vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__", metrics.init_prometheus),
     Hook("vllm.v1.spec_decode.metrics:SpecDecodingProm.observe", metrics.observe),
+    Hook("vllm.v1.metrics.loggers:PrometheusStatLogger.log_engine_initialized", metrics.log_engine_initialized),
+    Hook("vllm.v1.core.sched.scheduler:Scheduler._update_request_with_output", request_metrics.update_request),
+    Hook("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", request_metrics.to_dict),
     Hook("vllm.v1.sample.rejection_sampler:expand_batch_to_tokens", cpu_repairs.expand_batch_to_tokens),
     Hook("vllm.v1.sample.rejection_sampler:apply_sampling_constraints", cpu_repairs.apply_sampling_constraints),
 )

@@ -27,6 +27,7 @@ class Preview:
         vllm: the installed vLLM's version, and the kind of device that it runs on here.
         runner: the model runner that vLLM would choose, V1 or V2.
         speculative: vLLM's SpeculativeConfig; None where there is no drafter.
+        section: the judge section.
         head, threshold: the judge head and the threshold that it would judge by; None where it is refused.
         doubts, refused: what an engine would warn of, and what it would not start with; a sentence each.
     """
@@ -35,6 +36,7 @@ class Preview:
     vllm: str
     runner: str
     speculative: Any
+    section: JudgeSection
     head: JudgeHead | None
     threshold: float | None
     doubts: list[str]
@@ -68,7 +70,7 @@ def preview(source: str | Path, target: str | None, options: dict[str, Any]) -> 
     tried(fit.check_hooks)
     vllm_config = _configured(target, config, options)
     tried(fit.check_runner, vllm_config.use_v2_model_runner)
-    refused += support.refusals(vllm_config)
+    refused += support.refusals(vllm_config, section)
     head = tried(support.head_for, vllm_config, section)
     threshold = None if head is None else support.threshold(section, head)
     return Preview(
@@ -76,6 +78,7 @@ def preview(source: str | Path, target: str | None, options: dict[str, Any]) -> 
         vllm=f"{vllm.__version__} ({current_platform.device_type})",
         runner="V2" if vllm_config.use_v2_model_runner else "V1",
         speculative=vllm_config.speculative_config,
+        section=section,
         head=head,
         threshold=threshold,
         doubts=[] if head is None else [*support.doubts(vllm_config, head), *_beyond_promise(head, threshold, config)],

@@ -1,22 +1,29 @@
-"""What a judge adds to vLLM's figures of one request (`per_request_spec_decode_metrics`).
+"""What a judge adds to vLLM's figures of one request (`per_request_spec_decode_metrics`): what its answer was made of.
 
 RequestSpecDecodeMetrics counts a request's verifications in the scheduler, travels with its last output, and is given
-out as CompletionOutput.spec_decode_metrics and, over HTTP, as metrics.speculative_decoding. Symptom: it says neither
-how many tokens only the judge accepted, nor how many steps had no drafts to verify, without which a request's target
-passes cannot be counted. Why: vLLM counts what it verifies itself. How: three fields more, carried the same way. Until:
-a verifier can add figures of its own (no issue upstream).
+out as CompletionOutput.spec_decode_metrics and, over HTTP, as metrics.speculative_decoding, of streams in their last
+chunk. Symptom: it says neither which tokens only the judge accepted, nor how many steps had no drafts to verify,
+without which a request's target passes cannot be counted. Why: vLLM counts what it verifies itself. How: four fields
+more, carried the same way. Until: a verifier can add figures of its own (no issue upstream).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
-from vllm_judge.config import JudgeConfig
+from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.fields import add_fields
+from vllm_judge.kernels.verdicts import JUDGE_ONLY, OUTCOME_MASK, SHADOW
 
-# judge_head: see `head.fingerprint`; the steps are those after the first token, which comes with the prompt's own pass.
-FIELDS: dict[str, Any] = {"judge_head": "", "num_judge_only_tokens": 0, "num_steps_without_drafts": 0}
+HEAD = "judge_head"  # see `head.fingerprint`
+# Of the accepted drafts, as vLLM counts them: those of the last verification count whole, wherever the answer ends.
+NUMBER = "num_judge_only_tokens"
+# At level "detailed": their places in the answer (0 is its first token), which hold no token behind its end.
+POSITIONS = "judge_only_positions"
+# Behind the first token, which comes with the prompt's own pass.
+UNDRAFTED = "num_steps_without_drafts"
+FIELDS = {HEAD: str, NUMBER: int, POSITIONS: list[int], UNDRAFTED: int}
 
 
 def extend_request_metrics() -> None:
@@ -24,30 +31,30 @@ def extend_request_metrics() -> None:
     add_fields(RequestSpecDecodeMetrics, FIELDS)
 
 
+def update_request(original: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around Scheduler._update_request_with_output, which adds a step's tokens to a request, up to one that ends it."""
+    first = request.num_output_tokens
+    updated = original(self, request, *args, **kwargs)
+    metrics, judge = request.spec_decode_metrics, judge_config(self.vllm_config.speculative_config)
+    if metrics is not None and judge is not None:
+        # A step's tokens are the accepted drafts, then the target's own.
+        places = _judge_only(self.judge_verdicts.get(request.request_id, ()))
+        undrafted = first > 0 and not self.judge_drafts.get(request.request_id)
+        setattr(metrics, HEAD, judge.fingerprint)
+        setattr(metrics, NUMBER, (getattr(metrics, NUMBER) or 0) + len(places))
+        setattr(metrics, UNDRAFTED, (getattr(metrics, UNDRAFTED) or 0) + undrafted)
+        if self.spec_decode_metrics_level == "detailed":
+            in_answer = [first + place for place in places if first + place < request.num_output_tokens]
+            setattr(metrics, POSITIONS, [*(getattr(metrics, POSITIONS) or ()), *in_answer])
+    return updated
+
+
+def _judge_only(row: Sequence[int]) -> list[int]:
+    """The places, in a step's drafts, of those that only the judge accepted."""
+    return [place for place, verdict in enumerate(row) if verdict & (OUTCOME_MASK | SHADOW) == JUDGE_ONLY]
+
+
 def to_dict(original: Callable[..., dict[str, Any]], self: Any) -> dict[str, Any]:
     """Around RequestSpecDecodeMetrics.to_dict, which makes the response of it."""
-    added = {name: getattr(self, name) for name in FIELDS} if self.judge_head else {}
-    return original(self) | added
-
-
-def observe_step(scheduler: Any, judge: JudgeConfig, scheduler_output: Any, model_runner_output: Any) -> None:
-    """Notes who judges, and counts the steps that give requests a token without a draft to verify."""
-    if scheduler.spec_decode_metrics_level == "none":
-        return
-    sampled, index = model_runner_output.sampled_token_ids, model_runner_output.req_id_to_index
-    for request_id in scheduler_output.num_scheduled_tokens:
-        request = scheduler.requests.get(request_id)
-        if request is None or request.is_finished() or request.spec_decode_metrics is None:
-            continue
-        request.spec_decode_metrics.judge_head = judge.fingerprint
-        gives_token = sampled and request_id in index and sampled[index[request_id]]
-        drafted = scheduler_output.scheduled_spec_decode_tokens.get(request_id)
-        if gives_token and not drafted and request.num_output_tokens:
-            request.spec_decode_metrics.num_steps_without_drafts += 1
-
-
-def observe_judge_only(scheduler: Any, request_id: str, count: int) -> None:
-    """Adds what only the judge accepted of a request's drafts in one step."""
-    metrics = scheduler.requests[request_id].spec_decode_metrics
-    if metrics is not None:
-        metrics.num_judge_only_tokens += count
+    ours = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+    return original(self) | ours

@@ -9,8 +9,8 @@ from vllm import envs
 from vllm.logger import init_logger
 
 from vllm_judge import output_layer
-from vllm_judge.config import JudgeConfig, JudgeSection, load_head
-from vllm_judge.engine.metrics import COUNTER
+from vllm_judge.config import THINKING, JudgeConfig, JudgeSection, load_head
+from vllm_judge.engine.metrics import JUDGE_ONLY_TOKENS
 from vllm_judge.errors import JudgeConfigError
 from vllm_judge.head import JudgeHead, fingerprint
 from vllm_judge.special_tokens import special_token_ids
@@ -31,7 +31,7 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
     Raises:
         JudgeConfigError: the combination is not supported, or the head does not fit; one sentence.
     """
-    for refused in refusals(vllm_config):
+    for refused in refusals(vllm_config, section):
         raise JudgeConfigError(refused)
     head = head_for(vllm_config, section)
     for doubt in doubts(vllm_config, head):
@@ -42,6 +42,10 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
         threshold=threshold(section, head),
         protected_token_ids=protected_token_ids(vllm_config.model_config),
         fingerprint=fingerprint(head),
+        mode=section.mode,
+        share=1.0 if section.share is None else section.share,
+        scope=section.scope,
+        thinking=thinking(vllm_config.reasoning_config),
     )
 
 
@@ -55,8 +59,16 @@ def threshold(section: JudgeSection, head: JudgeHead) -> float:
     return head.threshold if section.threshold is None else section.threshold
 
 
-def refusals(vllm_config: Any) -> Iterator[str]:
-    """Every reason, one sentence each, why this engine cannot have a judge."""
+def thinking(reasoning_config: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The tokens that begin and end reasoning; the end as a model writes it, where vLLM forces a longer one."""
+    if reasoning_config is None or not reasoning_config.enabled:
+        return None
+    start, end = reasoning_config.reasoning_start_token_ids, reasoning_config.natural_reasoning_end_token_ids
+    return tuple(start), tuple(end)
+
+
+def refusals(vllm_config: Any, section: JudgeSection) -> Iterator[str]:
+    """Every reason, one sentence each, why this engine cannot have this judge."""
     speculative, parallel, model = vllm_config.speculative_config, vllm_config.parallel_config, vllm_config.model_config
     if model.runner_type != "generate":
         yield f"judge needs a model that generates text, found runner {model.runner_type!r}: remove judge."
@@ -84,6 +96,11 @@ def refusals(vllm_config: Any) -> Iterator[str]:
             "judge cannot be used with return_sampling_mask, since a token that only the judge accepts may lie outside "
             "the mask that is returned: remove one of the two."
         )
+    if section.scope == THINKING and thinking(vllm_config.reasoning_config) is None:
+        yield (
+            f"judge.scope {THINKING!r} needs to know what begins and ends reasoning, and vLLM was not told: add "
+            "--reasoning-parser or --reasoning-config, or remove judge.scope."
+        )
     # vLLM itself fails on these, at load or at the first request (vllm-project/vllm#30436, #53575).
     stages = parallel.pipeline_parallel_size
     if stages > 1 and not vllm_config.use_v2_model_runner:
@@ -110,7 +127,8 @@ def doubts(vllm_config: Any, head: JudgeHead) -> Iterator[str]:
         )
     if envs.VLLM_USE_RUST_FRONTEND:
         yield (
-            f"the Rust front end's /metrics does not show {COUNTER}; set VLLM_USE_RUST_FRONTEND=0 where it is needed."
+            f"the Rust front end's /metrics does not show {JUDGE_ONLY_TOKENS}; "
+            "set VLLM_USE_RUST_FRONTEND=0 where it is needed."
         )
 
 

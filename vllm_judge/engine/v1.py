@@ -8,7 +8,7 @@ target's. All else (acceptance loop, recovered and bonus tokens, random numbers)
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from vllm.v1.sample import rejection_sampler as vllm_rejection_sampler
@@ -16,10 +16,13 @@ from vllm.v1.sample.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
 from vllm_judge.engine.dial import STRICT, Dial
-from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.judge import FORCED_LOGIT, Judge, Verdicts
 from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.engine.row_blocks import by_row
+from vllm_judge.engine.v1_layout import of_requests, owners, padded, places, spans
+from vllm_judge.engine.v1_thinking import ThinkingStates
 from vllm_judge.kernels.reference import allowed, evidence
+from vllm_judge.kernels.verdicts import verdicts
 
 # Beyond any model's logit, so that softmax gives the token all of the probability.
 BOOST = 1e8
@@ -31,6 +34,8 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     sampler.__class__ = JudgedRejectionSampler
     sampler.judge, sampler.runner = judge, runner
     sampler.unproposed = set()
+    if judge.thinking is not None:
+        sampler.thinking = ThinkingStates(runner, judge)
     execute_model, sample_tokens = runner.execute_model, runner.sample_tokens
     propose_draft_token_ids = runner.propose_draft_token_ids
 
@@ -43,14 +48,14 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
         sampled = runner.execute_model_state is not None
-        sampler.judge_only, sampler.proposed = None, False
+        sampler.verdicts, sampler.proposed = None, False
         try:
             output = sample_tokens(grammar_output)
         finally:
             sampler.hidden = None
         if sampled:
             sampler.remember_fillers()
-        return metrics.attach(output, sampler.judge_only)
+        return metrics.attach(output, sampler.verdicts)
 
     def judged_propose_draft_token_ids(*args: Any, **kwargs: Any) -> Any:
         sampler.proposed = True
@@ -60,25 +65,41 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     runner.propose_draft_token_ids = judged_propose_draft_token_ids
 
 
+class Opinion(NamedTuple):
+    """What the judge has to say of a step's drafts.
+
+    Attributes:
+        score: [num_drafts] fp32 log-odds; permitted: [num_drafts] bool, whether it is asked at all.
+        threshold: [num_requests, 1] fp32; shadow: [num_requests, 1] bool.
+    """
+
+    score: torch.Tensor
+    permitted: torch.Tensor
+    threshold: torch.Tensor
+    shadow: torch.Tensor
+
+
 class JudgedRejectionSampler(RejectionSampler):
     """vLLM's V1 verifier with the judge; made by swapping the class of vLLM's own object (worker.py).
 
     Attributes:
         judge: the head on this device; runner: vLLM's V1 model runner.
         hidden: [rows, H], hidden states of the step's logits rows; None outside a step (profiling: nothing is judged).
-        judge_only: the step's counts of tokens that only the judge accepted; None where nothing was judged.
+        verdicts: the step's, on drafts; None where nothing was judged.
         proposed: whether the drafter has been asked in this step.
         unproposed: the requests whose latest drafts no drafter proposed, see `remember_fillers`.
+        thinking: where requests' reasoning stands; None where vLLM was not told what reasoning is.
     """
 
     judge: Judge
     runner: Any
     hidden: torch.Tensor | None = None
-    judge_only: JudgeOnlyCounts | None = None
+    verdicts: Verdicts | None = None
     proposed: bool
     unproposed: set[str]
-    # From apply_logits_processors to _verify, within one step: the tokens that the judge may accept, [num_drafts] bool.
-    _accepts: torch.Tensor | None = None
+    thinking: ThinkingStates | None = None
+    # From apply_logits_processors to _verify, within one step.
+    _opinion: Opinion | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         verify = functools.partial(self._verify, vllm_rejection_sampler.rejection_sample)
@@ -101,10 +122,15 @@ class JudgedRejectionSampler(RejectionSampler):
         budgets = sampling_metadata.thinking_budget_state_holder
         if budgets is not None and budgets.has_tracked_requests():
             permitted &= constrained.amax(dim=-1) < FORCED_LOGIT
-        for dial, span in zip(dials, _spans(num_drafts), strict=True):
+        for dial, span in zip(dials, spans(num_drafts), strict=True):
             if dial.stop_token_ids:
                 permitted[span] &= ~torch.isin(drafts[span], torch.tensor(dial.stop_token_ids, device=drafts.device))
-        self._accepts = (score > _per_draft(thresholds, tuple(num_drafts), score.device)) & permitted
+        layout = tuple(num_drafts), drafts.device
+        if self.thinking is not None and any(dial.thinking_only for dial in dials):
+            inside = self.thinking.inside(padded(drafts, layout[0], max(num_drafts), fill=-1))
+            permitted &= inside.flatten()[places(*layout, max(num_drafts))]
+        shadow = of_requests(tuple(float(dial.shadow) for dial in dials), drafts.device) > 0
+        self._opinion = Opinion(score, permitted, of_requests(thresholds, drafts.device), shadow)
         return constrained
 
     def _dials(self) -> list[Dial]:
@@ -123,28 +149,46 @@ class JudgedRejectionSampler(RejectionSampler):
 
     def _verify(self, rejection_sample: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Around vLLM's function `rejection_sample`, which decides on final logits [num_drafts, V]."""
-        accepts, self._accepts = self._accepts, None
-        # On a CPU it costs nothing to ask; elsewhere the step would have to wait for the answer.
-        if accepts is None or (accepts.device.type == "cpu" and not accepts.any()):
+        opinion, self._opinion = self._opinion, None
+        if opinion is None:
             return rejection_sample(*args, **kwargs)
         drafts, num_drafts, max_spec_len, _, draft_probs, logits, _, sampling_metadata = args
         layout = tuple(num_drafts), drafts.device
-        tokens = drafts.long().clamp(min=0)[:, None]
-        uniform = None
-        if not sampling_metadata.all_greedy:
-            generators = sampling_metadata.generators
-            uniform = vllm_rejection_sampler.generate_uniform_probs(len(drafts), num_drafts, generators, drafts.device)
-        judge_only = accepts & ~_strict(tokens, layout, draft_probs, logits, sampling_metadata, uniform)
-        own = logits.gather(1, tokens)
-        logits.scatter_(1, tokens, torch.where(accepts[:, None], BOOST, own))
-        # Drawing again would move the requests' generators on: vLLM's function gets the numbers that are drawn already.
-        with _replaced("generate_uniform_probs", lambda *_: uniform):
+        owner, tokens = owners(*layout), drafts.long().clamp(min=0)[:, None]
+        accepts = opinion.permitted & (opinion.score > opinion.threshold[owner, 0])
+        shadow = opinion.shadow[owner, 0]
+        # On a CPU it costs nothing to ask; elsewhere the step would have to wait for the answer.
+        if accepts.device.type == "cpu" and not accepts.any():
             output = rejection_sample(*args, **kwargs)
-        logits.scatter_(1, tokens, own)
-        # A boosted draft that the step came to has left with it; behind a rejection the output holds no draft.
-        left = output.flatten()[_places(*layout, max_spec_len + 1)] == drafts
-        counts = torch.zeros(len(num_drafts), dtype=torch.int32, device=drafts.device)
-        self.judge_only = JudgeOnlyCounts(counts.index_add_(0, _owners(*layout), (judge_only & left).int()))
+            strict = torch.zeros_like(accepts)  # beyond what has left
+        else:
+            uniform = None
+            if not sampling_metadata.all_greedy:
+                uniform = vllm_rejection_sampler.generate_uniform_probs(
+                    len(drafts), num_drafts, sampling_metadata.generators, drafts.device
+                )
+            strict = _strict(tokens, layout, draft_probs, logits, sampling_metadata, uniform)
+            own = logits.gather(1, tokens)
+            boosted = torch.where((accepts & ~shadow)[:, None], own.clamp(min=BOOST), own)
+            logits.scatter_(1, tokens, boosted)
+            # Drawing again would move the requests' generators on: vLLM's function gets the numbers that are drawn.
+            with _replaced("generate_uniform_probs", lambda *_: uniform):
+                output = rejection_sample(*args, **kwargs)
+            logits.scatter_(1, tokens, own)
+        # An accepted draft has left, and another token behind it; what the target says instead of a draft is the last.
+        left, place = output.flatten(), places(*layout, max_spec_len + 1)
+        accepted = (left[place] == drafts) & (left[place + 1] >= 0)
+        # What has left is certain, whatever rounding or a NaN made of the strict test here.
+        strict = torch.where(shadow, strict | accepted, accepted & (strict | ~accepts))
+        permitted = opinion.permitted & (accepted | ~accepts | shadow)
+        by_request = functools.partial(padded, num_drafts=layout[0], width=max_spec_len, fill=0)
+        self.verdicts = Verdicts(
+            verdicts(
+                *(by_request(strict), by_request(permitted), by_request(drafts >= 0), by_request(opinion.score)),
+                opinion.threshold,
+                opinion.shadow,
+            )
+        )
         return output
 
 
@@ -163,7 +207,7 @@ def _strict(
     target_prob = by_row(_probability, logits, tokens[:, 0])
     draft_prob = 1.0 if draft_probs is None else draft_probs.gather(1, tokens)[:, 0]
     is_greedy = sampling_metadata.temperature == vllm_rejection_sampler.GREEDY_TEMPERATURE
-    return torch.where(is_greedy[_owners(*layout)], greedy, target_prob / draft_prob >= uniform)
+    return torch.where(is_greedy[owners(*layout)], greedy, target_prob / draft_prob >= uniform)
 
 
 def _probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -180,33 +224,3 @@ def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         setattr(vllm_rejection_sampler, name, original)
-
-
-# Steps of the same shape follow one another: what depends on it alone is made, and copied to the device, once.
-
-
-@functools.lru_cache(maxsize=16)
-def _owners(num_drafts: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """[num_drafts] int64: for each draft token, its request's place in the batch."""
-    owners = [request for request, n in enumerate(num_drafts) for _ in range(n)]
-    return torch.tensor(owners, dtype=torch.long, device=device)
-
-
-@functools.lru_cache(maxsize=16)
-def _places(num_drafts: tuple[int, ...], device: torch.device, width: int) -> torch.Tensor:
-    """[num_drafts] int64: where each draft token would stand in the flattened output [num_requests, width]."""
-    places = [request * width + i for request, n in enumerate(num_drafts) for i in range(n)]
-    return torch.tensor(places, dtype=torch.long, device=device)
-
-
-@functools.lru_cache(maxsize=16)
-def _per_draft(thresholds: tuple[float, ...], num_drafts: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """[num_drafts] fp32: for each draft token, its request's threshold."""
-    return torch.tensor([t for t, n in zip(thresholds, num_drafts, strict=True) for _ in range(n)], device=device)
-
-
-def _spans(num_drafts: list[int]) -> Iterator[slice]:
-    start = 0
-    for n in num_drafts:
-        yield slice(start, start + n)
-        start += n

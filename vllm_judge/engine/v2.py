@@ -5,15 +5,14 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.distributed.communication_op import tensor_model_parallel_all_reduce
-from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 
 from vllm_judge.engine import metrics
-from vllm_judge.engine.dial import MAX_STOP_TOKEN_IDS
-from vllm_judge.engine.judge import FORCED_LOGIT, Judge, JudgeOnlyCounts
+from vllm_judge.engine.judge import FORCED_LOGIT, Judge, Verdicts
 from vllm_judge.engine.output_layer import OutputLayer
 from vllm_judge.engine.v2_fillers import Fillers
 from vllm_judge.engine.v2_raw_scale import with_raw_scale
+from vllm_judge.engine.v2_states import RequestStates
 from vllm_judge.kernels.verify import judged_rejection_sample
 
 
@@ -21,7 +20,7 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
     """Gives a V2 runner, on its last pipeline rank, the judge; configuration.py has checked that it fits."""
     verifier, sampler = runner.rejection_sampler, runner.sampler
     verifier.__class__ = JudgedRejectionSampler
-    verifier.judge, verifier.states = judge, RequestStates(judge, runner.max_num_reqs, runner.device)
+    verifier.judge, verifier.states = judge, RequestStates(judge, runner.req_states)
     if runner.speculative_config.use_ngram():
         verifier.fillers = Fillers(runner.speculator, runner.max_num_reqs, runner.num_speculative_steps, runner.device)
     verifier.rows = torch.arange(runner.max_num_reqs * runner.decode_query_len, device=runner.device)
@@ -36,20 +35,20 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
         verifier.states.apply_staged_writes()
 
     def judged_sample(hidden_states: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
-        verifier.counts = None
+        verifier.found = None
         # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
         with layer.inputs() as verifier.layer_inputs:
             output = sample(hidden_states, input_batch, *args, **kwargs)
         if runner.batch_sharder is not None and input_batch.num_draft_tokens:
-            verifier.gather_counts(input_batch.idx_mapping)
-        if verifier.counts is not None:
-            verifier.judge_only = JudgeOnlyCounts(verifier.counts)
+            verifier.gather_verdicts(input_batch.idx_mapping)
+        if verifier.found is not None:
+            verifier.verdicts = Verdicts(verifier.found)
         return output
 
     def judged_sample_tokens(grammar_output: Any) -> Any:
-        verifier.judge_only = None
+        verifier.verdicts = None
         output = sample_tokens(grammar_output)
-        return metrics.attach(output, verifier.judge_only)
+        return metrics.attach(output, verifier.verdicts)
 
     sampler.add_request, sampler.apply_staged_writes = judged_add_request, judged_apply_staged_writes
     runner.sample, runner.sample_tokens = judged_sample, judged_sample_tokens
@@ -69,30 +68,6 @@ def _follow_shards(sharder: Any, verifier: Any) -> None:
     sharder.shard_sampler_inputs = followed
 
 
-class RequestStates:
-    """What the kernels need of each request, by vLLM's request state index, as vLLM's own SamplingStates."""
-
-    def __init__(self, judge: Judge, max_num_reqs: int, device: torch.device):
-        self._judge = judge
-        self.threshold = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
-        self.raw_scale = UvaBackedTensor(max_num_reqs, dtype=torch.float32)
-        self.num_stop_token_ids = UvaBackedTensor(max_num_reqs, dtype=torch.int32)
-        self.stop_token_ids = StagedWriteTensor((max_num_reqs, MAX_STOP_TOKEN_IDS), dtype=torch.int32, device=device)
-
-    def add_request(self, req_idx: int, sampling_params: Any, raw_scale: float) -> None:
-        dial = self._judge.dial(sampling_params)
-        self.threshold.np[req_idx] = dial.threshold
-        self.raw_scale.np[req_idx] = raw_scale
-        self.num_stop_token_ids.np[req_idx] = len(dial.stop_token_ids)
-        self.stop_token_ids.stage_write(req_idx, 0, dial.stop_token_ids)
-
-    def apply_staged_writes(self) -> None:
-        self.threshold.copy_to_uva()
-        self.raw_scale.copy_to_uva()
-        self.num_stop_token_ids.copy_to_uva()
-        self.stop_token_ids.apply_write()
-
-
 class JudgedRejectionSampler(RejectionSampler):
     """vLLM's V2 verifier with the judge; made by swapping the class of vLLM's own object (worker.py).
 
@@ -101,8 +76,8 @@ class JudgedRejectionSampler(RejectionSampler):
         layer_inputs: what the output layer has read in this step: one tensor, [all ranks' rows, H].
         first_row: of these, where this rank's begin; rows: [most rows of a step] int64, 0, 1, 2 ...
         fillers: which drafts no drafter proposed, where the drafter leaves places empty.
-        counts: [num_reqs] int32, for each request of the step the tokens that only the judge accepted; judge_only, the
-            same on its way to the host. None where nothing was verified.
+        found: [num_reqs, num_speculative_steps] int16, the step's verdicts on drafts; verdicts, the same on their way
+            to the host. None where nothing was verified.
     """
 
     judge: Judge
@@ -111,30 +86,30 @@ class JudgedRejectionSampler(RejectionSampler):
     rows: torch.Tensor
     first_row: int = 0
     fillers: Fillers | None = None
-    counts: torch.Tensor | None = None
-    judge_only: JudgeOnlyCounts | None = None
+    found: torch.Tensor | None = None
+    verdicts: Verdicts | None = None
 
     def __call__(self, logits: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
         # vLLM verifies in chunks of requests and hands `_verify` slices of rows: `_row` is where the next one starts.
         [self._hidden], self._row = self.layer_inputs, self.first_row
-        self._counts: list[torch.Tensor] = []
+        self._found: list[torch.Tensor] = []
         output = super().__call__(logits, input_batch, *args, **kwargs)
-        self.counts = self._counts[0] if len(self._counts) == 1 else torch.cat(self._counts)
+        self.found = self._found[0] if len(self._found) == 1 else torch.cat(self._found)
         self._idx_mapping = input_batch.idx_mapping
         return output
 
-    def gather_counts(self, idx_mapping: torch.Tensor) -> None:
-        """Where each tensor-parallel rank has sampled requests of its own (batch-sharded sampling): makes `counts` all
+    def gather_verdicts(self, idx_mapping: torch.Tensor) -> None:
+        """Where each tensor-parallel rank has sampled requests of its own (batch-sharded sampling): makes `found` all
         ranks'. To be called by every rank, whether it had requests or not.
 
         Args:
             idx_mapping: [num_reqs] the whole step's requests, by their index of state.
         """
         # Not every platform's all-reduce knows integers; in fp32 these are exact.
-        counts = torch.zeros(len(self.states.threshold.np), device=idx_mapping.device)
-        if self.counts is not None:
-            counts[self._idx_mapping] = self.counts.float()
-        self.counts = tensor_model_parallel_all_reduce(counts)[idx_mapping].int()
+        found = torch.zeros(len(self.states.threshold.np), self.num_speculative_steps, device=idx_mapping.device)
+        if self.found is not None:
+            found[self._idx_mapping] = self.found.float()
+        self.found = tensor_model_parallel_all_reduce(found)[idx_mapping].to(torch.int16)
 
     def _verify(
         self,
@@ -170,7 +145,7 @@ class JudgedRejectionSampler(RejectionSampler):
         rows = self.rows[self._row : self._row + len(logits)]
         self._row += len(logits)
         head = self.judge.head
-        sampled, num_sampled, judge_only = judged_rejection_sample(
+        sampled, num_sampled, verdicts = judged_rejection_sample(
             processed,
             draft_logits,
             verify_draft_sampled,
@@ -195,8 +170,10 @@ class JudgedRejectionSampler(RejectionSampler):
             protected=self.judge.protected,
             stop_token_ids=self.states.stop_token_ids.gpu,
             num_stop_token_ids=self.states.num_stop_token_ids.gpu,
+            shadow=self.states.shadow.gpu,
+            thinking=self.states.thinking,
         )
-        self._counts.append(judge_only)
+        self._found.append(verdicts)
         return processed, sampled, num_sampled
 
     def _draft_constrained(

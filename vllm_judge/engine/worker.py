@@ -70,4 +70,7 @@ def install_verifier(runner: Any, vllm_config: Any, config: JudgeConfig, layer: 
         )
     judge = Judge(config, vllm_config.model_config.get_vocab_size(), runner.device)
     verifier.install(runner, judge, layer)
-    logger.info("judge: %s verifies draft tokens, threshold %s.", config.model, config.threshold)
+    logger.info(
+        "judge: %s verifies draft tokens, threshold %s, mode %s, share %s, scope %s.",
+        *(config.model, config.threshold, config.mode, config.share, config.scope),
+    )

@@ -54,12 +54,22 @@ class Arm:
     counted: Counters
 
 
-def arms(thresholds: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """The dials to compare, by name: strict verification first, then the judge at each threshold, or at its own."""
+def arms(thresholds: Sequence[float], both_scopes: bool = False) -> dict[str, dict[str, Any]]:
+    """The dials to compare, by name: strict verification first, then the judge at each threshold, or at its own.
+
+    Args:
+        both_scopes: each of these once more, confined to the reasoning part of answers.
+    """
     judged: dict[str, dict[str, Any]] = {
         f"judge, threshold {threshold:g}": {"judge_threshold": threshold} for threshold in thresholds
     }
-    return {STRICT: {"judge": "false"}} | (judged or {"judge": {"judge": "true"}})
+    judged = judged or {"judge": {"judge": "true"}}
+    if both_scopes:
+        everywhere, judged = judged, {}
+        for name, dial in everywhere.items():
+            judged[name] = dial | {"judge_scope": "everywhere"}
+            judged[f"{name}, thinking only"] = dial | {"judge_scope": "thinking"}
+    return {STRICT: {"judge": "false"}} | judged
 
 
 def measure(engine: Engine, tasks: TaskOptions, dials: Mapping[str, dict[str, Any]]) -> dict[str, Arm]:

@@ -11,6 +11,9 @@ from interpreter import IN_CHILD, run_in_interpreter
 from vllm import SamplingParams
 
 from vllm_judge.config import JudgeConfig
+from vllm_judge.engine import dial
+from vllm_judge.engine.admission import is_judged
+from vllm_judge.engine.dial import STRICT
 from vllm_judge.engine.judge import Judge
 
 
@@ -42,17 +45,44 @@ def test_a_dial_sets_the_threshold(judge, extra_args, threshold):
 
 @pytest.mark.parametrize("threshold", [2, -1, math.nan, True, "0.5", None, [], 2**63, "x" * 10_000])
 def test_a_threshold_that_means_nothing_is_strict_in_a_worker(judge, threshold):
-    assert judge.dial(params(judge_threshold=threshold)) == (math.inf, ())
+    assert judge.dial(params(judge_threshold=threshold)) == STRICT
 
 
 @pytest.mark.parametrize("switch", ["perhaps", None, [], {}, 2, math.nan])
 def test_a_switch_that_means_nothing_is_strict_in_a_worker(judge, switch):
-    assert judge.dial(params(judge=switch)) == (math.inf, ())
+    assert judge.dial(params(judge=switch)) == STRICT
+
+
+@pytest.mark.parametrize("name", ["judge_mode", "judge_scope"])
+@pytest.mark.parametrize("value", ["perhaps", None, [], 1, True])
+def test_a_mode_or_scope_that_means_nothing_is_strict_in_a_worker(judge, name, value):
+    assert judge.dial(params(**{name: value})) == STRICT
+
+
+def test_a_scope_that_the_engine_does_not_know_is_strict_in_a_worker(judge):
+    assert judge.dial(params(judge_scope="thinking")) == STRICT
+
+
+def test_a_request_that_says_nothing_is_decoded_as_the_engine_is_configured():
+    config = JudgeConfig("head", None, 0.5, (), mode="shadow", scope="thinking", thinking=((3,), (4,)))
+    assert dial.read(params(), config)[2:] == (True, True)
+    assert dial.read(params(judge_mode="judge", judge_scope="everywhere"), config)[2:] == (False, False)
+
+
+def test_the_share_is_of_requests_by_their_clients_ids_the_same_every_time():
+    names = [f"chatcmpl-{i}" for i in range(20_000)]
+    judged = {share: {name for name in names if is_judged(name, share)} for share in (0.0, 0.05, 0.5, 1.0)}
+    assert (len(judged[0.0]), len(judged[1.0])) == (0, len(names))
+    # Four standard deviations.
+    assert abs(len(judged[0.05]) - 1000) < 124 and abs(len(judged[0.5]) - 10_000) < 283
+    assert judged[0.05] < judged[0.5]
+    # With another hash other requests would be judged after an upgrade.
+    assert [i for i in range(60) if is_judged(f"chatcmpl-{i}", 0.05)] == [1, 6, 22, 45, 47, 53]
 
 
 def test_more_stop_tokens_than_there_is_room_for_are_strict_in_a_worker(judge):
     assert len(judge.dial(SamplingParams(stop_token_ids=list(range(2, 130)))).stop_token_ids) == 128
-    assert judge.dial(SamplingParams(stop_token_ids=list(range(1000, 1200)))) == (math.inf, ())
+    assert judge.dial(SamplingParams(stop_token_ids=list(range(1000, 1200)))) == STRICT
 
 
 def test_a_dial_holds_the_stop_tokens_that_a_draft_can_be(judge):
@@ -68,13 +98,14 @@ def test_in_the_interpreter():
 @pytest.mark.skipif(not IN_CHILD, reason="runs in the interpreter")
 def test_a_requests_stop_tokens_on_v2_stay_in_its_own_row(judge):
     import vllm.v1.worker.cpu.shm  # noqa: F401 (what V2's buffers need on a CPU)
+    from vllm.v1.worker.gpu.states import RequestState
 
-    from vllm_judge.engine.v2 import RequestStates
+    from vllm_judge.engine.v2_states import RequestStates
 
-    states = RequestStates(judge, 3, torch.device("cpu"))
+    states = RequestStates(judge, RequestState(3, 8, 8, 4, tiny.VOCAB, torch.device("cpu")))
     requests = {1: [7], 0: list(range(1000, 1200)), 2: list(range(3, 131))}
     for index, stops in requests.items():
-        states.add_request(index, SamplingParams(stop_token_ids=stops), False)
+        states.add_request(index, SamplingParams(stop_token_ids=stops), raw_scale=0.0)
         states.apply_staged_writes()
     assert states.num_stop_token_ids.np.tolist() == [0, 1, 128]
     assert states.stop_token_ids.gpu[1, 0] == 7 and states.stop_token_ids.gpu[2].tolist() == requests[2]

@@ -139,3 +139,20 @@ def test_what_cannot_be_configured_at_all_is_one_sentence(models):
         1,
         [f'vllm-judge: {head} has no section judge: write "judge": {{"model": "."}} into it.'],
     )
+
+
+def test_what_a_judge_does_not_by_default_is_said(models):
+    section = {"model": ".", "share": 0.05, "scope": "thinking"}
+    folder = deployment(models, "canary", {**CONFIG, "judge": section})
+    reasoning = json.dumps({"reasoning_config": {"reasoning_start_str": "w10", "reasoning_end_str": "w11"}})
+    code, lines = validate(folder, "--engine", reasoning)
+    assert code == 0
+    assert "judges         5% of the requests, the others in shadow, reasoning only" in lines
+    code, lines = validate(folder)
+    assert code == 1 and any(
+        "judge.scope 'thinking' needs to know what begins and ends reasoning" in line for line in lines
+    )
+    assert (
+        "judges         nothing: shadow"
+        in validate(deployment(models, "shadow", {**CONFIG, "judge": {"model": ".", "mode": "shadow"}}))[1]
+    )

@@ -22,6 +22,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.worker.worker_base import WorkerBase
 
 from vllm_judge import JudgeHead
+from vllm_judge.config import JudgeSection
 from vllm_judge.engine import hooks, support
 from vllm_judge.errors import JudgeConfigError
 
@@ -82,7 +83,8 @@ def test_a_file_names_its_models_relative_to_itself(models):
 
 def test_an_unknown_key_is_refused(models):
     assert refusal(models, {**head(models), "treshold": 0.5}) == (
-        "judge.treshold in speculative_config is unknown: the keys of judge are model, revision, threshold."
+        "judge.treshold in speculative_config is unknown: the keys of judge are model, revision, threshold, "
+        "mode, share, scope."
     )
 
 
@@ -90,6 +92,40 @@ def test_an_unknown_key_of_vllms_own_is_refused_in_a_sentence(models):
     assert refusal(models, head(models), {"method": "ngram", "num_speculative_tokens": 4, "metod": 1}) == (
         "speculative_config.metod: Unexpected keyword argument, found 1: correct it."
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("mode", "shade", "judge.mode in speculative_config must be 'judge' or 'shadow', found 'shade'."),
+        ("scope", [1], "judge.scope in speculative_config must be 'everywhere' or 'thinking', found [1]."),
+        ("share", 5, "judge.share in speculative_config must be a number from 0 to 1, found 5."),
+        (
+            "scope",
+            "thinking",
+            "judge.scope 'thinking' needs to know what begins and ends reasoning, and vLLM was not told: add "
+            "--reasoning-parser or --reasoning-config, or remove judge.scope.",
+        ),
+    ],
+)
+def test_a_wrong_mode_scope_or_share_is_refused(models, key, value, sentence):
+    assert refusal(models, {**head(models), key: value}) == sentence
+
+
+def test_a_share_of_nothing_is_refused(models):
+    assert refusal(models, {**head(models), "mode": "shadow", "share": 0.5}) == (
+        "judge.share in speculative_config says which requests are judged, and mode 'shadow' judges none: "
+        "remove one of the two."
+    )
+
+
+def test_what_begins_and_ends_reasoning_is_vllms_own(models):
+    judge = engine_config(
+        models,
+        {**head(models), "scope": "thinking", "share": 0.5},
+        reasoning_config={"reasoning_start_str": "w10 w12", "reasoning_end_str": "w11"},
+    ).speculative_config.judge
+    assert (judge.mode, judge.share, judge.scope, judge.thinking) == ("judge", 0.5, "thinking", ((10, 12), (11,)))
 
 
 @pytest.mark.parametrize("threshold", [1.5, -0.1, "0.5", True, float("nan")])
@@ -292,7 +328,7 @@ def test_a_diffusion_model_is_refused(models):
 
 def first_refusal(vllm_config: Any) -> str:
     """For what this machine cannot configure for real: vLLM's own config object with that one field changed."""
-    return next(iter(support.refusals(vllm_config)))
+    return next(iter(support.refusals(vllm_config, JudgeSection(model="head"))))
 
 
 def parse(*arguments: str) -> Any:
@@ -319,7 +355,7 @@ def test_the_command_line_takes_a_path_or_json(models):
         ("[]", "{path} must hold a JSON object, found list."),
         (
             '{"judge": {"modle": "x"}}',
-            "judge.modle in {path} is unknown: the keys of judge are model, revision, threshold.",
+            "judge.modle in {path} is unknown: the keys of judge are model, revision, threshold, mode, share, scope.",
         ),
     ],
 )

@@ -66,7 +66,7 @@ def test_nothing_spills_to_memory(reports, variant, kernel, target):
 @pytest.mark.parametrize("variant", ["plain", "greedy", "full"])
 def test_logits_hidden_states_and_weights_are_loaded_16_bytes_at_a_time(reports, variant, target):
     """A block of logits of each kind, hidden state (bf16) and weights (fp32)."""
-    processed, with_evidence, with_draft_logits, hidden_size, _ = VARIANTS[variant]
+    processed, with_evidence, with_draft_logits, hidden_size, *_ = VARIANTS[variant]
     bytes_of_a_logit = (4 if processed else 2) + (2 if with_evidence else 0) + (2 if with_draft_logits else 0)
     report = reports[variant, STATISTICS, target]
     loaded = report["wide_loads"] * 16 * NUM_WARPS * report["warp_size"]

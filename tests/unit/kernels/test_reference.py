@@ -17,7 +17,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_judge.kernels.reference import _residual, allowed, evidence, verify
+from vllm_judge.kernels.reference import _residual, allowed, evidence, inside_thinking, thinking, verify
+from vllm_judge.kernels.thinking import ThinkingAutomaton
+from vllm_judge.kernels.verdicts import BUCKET, FORBIDDEN, JUDGE_ONLY, OUTCOME_MASK, REJECTED, SHADOW
 
 STRICT = math.inf
 seeds = st.integers(0, 2**32 - 1)
@@ -208,6 +210,85 @@ class TestSampling:
             verify(*step, temperature=1.0)
         with pytest.raises(ValueError, match="needs `gumbel`"):
             verify(*step, temperature=1.0, uniform=torch.full((5,), 0.5))
+
+
+class TestShadow:
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    @given(seed=seeds)
+    def test_tokens_are_the_strict_ones_and_the_gain_is_what_the_judge_would_have_added(self, temperature, seed):
+        target_logits, drafts, scores, is_allowed = random_step(seed)
+        step = {"temperature": temperature, **noise(seed)}
+        strict = verify(target_logits, drafts, scores, STRICT, is_allowed, **step)
+        judged = verify(target_logits, drafts, scores, 0.0, is_allowed, **step)
+        shadow = verify(target_logits, drafts, scores, 0.0, is_allowed, **step, shadow=True)
+        assert torch.equal(shadow.tokens, strict.tokens) and shadow.judge_only == 0
+        assert shadow.gain == judged.num_accepted - strict.num_accepted
+        assert (strict.gain, judged.gain) == (0, 0)
+        assert torch.equal(shadow.verdicts, torch.where(judged.verdicts > 0, judged.verdicts + SHADOW, 0))
+
+
+class TestVerdicts:
+    @given(seeds)
+    def test_every_draft_up_to_the_first_rejected_one_has_its_verdict(self, seed):
+        target_logits, drafts, scores, is_allowed = random_step(seed)
+        got = verify(target_logits, drafts, scores, 0.0, is_allowed, temperature=0.0)
+        outcomes = (got.verdicts & OUTCOME_MASK).tolist()
+        reached = min(got.num_accepted + 1, 5)
+        assert sum(outcome == JUDGE_ONLY for outcome in outcomes) == got.judge_only
+        assert not any(outcomes[reached:])
+        if got.num_accepted < 5:
+            proposed, ok = int(drafts[got.num_accepted]) >= 0, bool(is_allowed[got.num_accepted])
+            assert outcomes[got.num_accepted] == (0 if not proposed else REJECTED if ok else FORBIDDEN)
+
+    def test_a_request_that_is_not_judged_has_none(self):
+        target_logits, drafts, scores, is_allowed = random_step(1)
+        got = verify(target_logits, drafts, scores, STRICT, is_allowed, temperature=0.0)
+        assert got.verdicts.tolist() == [0] * 5
+
+    @pytest.mark.parametrize(("probability", "bucket"), [(0.001, 0), (0.04, 0), (0.06, 1), (0.52, 10), (0.999, 19)])
+    def test_a_decision_of_the_judge_has_its_probabilitys_bucket(self, probability, bucket):
+        logits, score = torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([probability]).logit()
+        for threshold, outcome in ((-100.0, JUDGE_ONLY), (100.0, REJECTED)):
+            got = verify(logits, torch.tensor([1]), score, threshold, torch.tensor([True]), temperature=0.0)
+            assert got.verdicts.tolist() == [outcome + BUCKET * bucket]
+
+
+class TestThinking:
+    @pytest.mark.parametrize(
+        ("tokens", "expected"),
+        [
+            ([], False),
+            ([5], False),
+            ([1, 2], True),
+            ([2, 1], False),
+            ([1, 2, 5, 5], True),
+            ([1, 2, 5, 3], False),
+            ([1, 2, 3, 1, 2], True),
+            ([3, 1, 2, 3, 5], False),
+        ],
+    )
+    def test_the_last_marker_in_whole_decides(self, tokens, expected):
+        assert thinking(tokens, start=[1, 2], end=[3]) == expected
+
+    def test_the_token_that_ends_thinking_and_what_follows_it_is_not_the_judges(self):
+        inside = inside_thinking([1, 5], torch.tensor([5, 3, 4, 5, 1, 5]), start=[1], end=[3, 4])
+        assert inside.tolist() == [True, True, False, False, False, True]
+
+    @given(
+        st.lists(st.integers(0, 3), min_size=1, max_size=3),
+        st.lists(st.integers(0, 3), min_size=1, max_size=3),
+        st.lists(st.integers(-1, 5), max_size=20),
+        st.lists(st.integers(0, 4), max_size=20),
+    )
+    def test_the_automaton_says_the_same_read_at_once_or_token_by_token(self, start, end, more, tokens):
+        """In a vocabulary of 5, and with prompts that hold other numbers, as those of images do."""
+        automaton = ThinkingAutomaton(start, end, vocab_size=5)
+        prompt = [*more, *tokens]
+        states = torch.tensor([automaton.after(more)], dtype=torch.int32)
+        for length in range(len(more), len(prompt) + 1):
+            assert bool(states & 1) == thinking(prompt[:length], start, end)
+            assert int(states) == automaton.after(prompt[:length])
+            states = automaton.step(states, torch.tensor(prompt[length : length + 1] or [-1]))
 
 
 class TestAllowed:

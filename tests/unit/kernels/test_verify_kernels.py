@@ -17,6 +17,7 @@ import torch
 from interpreter import IN_CHILD, run_in_interpreter
 
 from vllm_judge.kernels.reference import evidence
+from vllm_judge.kernels.verdicts import BUCKET, num_judge_only
 
 if IN_CHILD:
     import triton.runtime.interpreter
@@ -35,10 +36,13 @@ def test_in_triton_interpreter():
 
 
 def assert_as_expected(batch):
-    sampled, num_sampled, judge_only = batch.verify()
+    sampled, num_sampled, verdicts = batch.verify()
+    judge_only = num_judge_only(verdicts)
     for row, verification in enumerate(expected(batch)):
         assert sampled[row, : num_sampled[row]].tolist() == verification.tokens.tolist(), f"request {row}"
         assert judge_only[row] == verification.judge_only, f"request {row}"
+        found, said = verdicts[row].tolist(), verification.verdicts.tolist()
+        assert found == said + [0] * (len(found) - len(said)), f"request {row}"
     return int(judge_only.sum())
 
 
@@ -113,7 +117,7 @@ class TestJudgedRejectionSample:
             batch.inputs["use_fp64"] = use_fp64
             judged = batch.verify()
             assert_same_tokens(judged, rejection_sample(**batch.strict_inputs))
-            assert judged[2].sum() == 0
+            assert num_judge_only(judged[2]).sum() == 0
 
     def test_a_threshold_is_its_requests_own(self):
         """Strict and judged requests in one batch: each as in a batch where all are like it."""
@@ -147,7 +151,7 @@ class TestJudgedRejectionSample:
                 x["draft_constrained"][0::2], x["draft_constrained"][1::2] = -torch.inf, torch.nan
             judged = batch.verify()
             assert_same_tokens(judged, strict)
-            assert judged[2].sum() == 0
+            assert num_judge_only(judged[2]).sum() == 0
 
     @pytest.mark.parametrize("broken", ["hidden", "weight", "bias", "raw_logits", "evidence_weight", "threshold"])
     def test_nan_accepts_nothing(self, broken):
@@ -157,16 +161,16 @@ class TestJudgedRejectionSample:
         batch.inputs[broken].fill_(torch.nan)
         judged = batch.verify()
         assert_same_tokens(judged, rejection_sample(**batch.strict_inputs))
-        assert judged[2].sum() == 0
+        assert num_judge_only(judged[2]).sum() == 0
 
     def test_nan_logits_give_token_ids_inside_the_vocabulary(self):
         batch = random_batch(10, RAGGED, MIXED, with_evidence=True)
         batch.inputs["raw_logits"].fill_(torch.nan)
-        sampled, num_sampled, judge_only = batch.verify()
+        sampled, num_sampled, verdicts = batch.verify()
         for row, length in enumerate(num_sampled.tolist()):
             assert 1 <= length <= RAGGED[row] + 1
             assert ((sampled[row, :length] >= 0) & (sampled[row, :length] < 300)).all()
-        assert judge_only.sum() == 0
+        assert num_judge_only(verdicts).sum() == 0
 
     def test_raw_rows_without_a_finite_logit_in_a_block_still_give_evidence(self):
         """A grammar leaves whole blocks at -inf: 0 * inf must not turn the row's evidence into NaN."""
@@ -190,6 +194,55 @@ class TestJudgedRejectionSample:
             a.num_accepted != b.num_accepted for a, b in zip(expected(batch), expected(of_processed), strict=True)
         )
 
+    @pytest.mark.parametrize("draft_vocab_size", [None, 280], ids=["one_hot", "draft_logits"])
+    def test_shadow_leaves_vllms_tokens_and_says_what_the_judge_would_have_let_pass(self, draft_vocab_size):
+        gains = 0
+        for seed in range(20, 23):
+            batch = random_batch(
+                seed, RAGGED, MIXED, processed=True, with_evidence=True, draft_vocab_size=draft_vocab_size
+            )
+            batch.inputs["threshold"][:] = -1.0
+            judged = num_judge_only(batch.verify()[2])
+            batch.inputs["shadow"][:] = 1
+            assert_as_expected(batch)
+            assert_same_tokens(batch.verify(), rejection_sample(**batch.strict_inputs))
+            gain = [verification.gain for verification in expected(batch)]
+            assert all(bool(more) == bool(only) for more, only in zip(gain, judged.tolist(), strict=True))
+            gains += sum(gain)
+        assert gains > 0
+
+    @pytest.mark.parametrize("markers", [([7], [9]), ([7, 8], [9, 7, 8]), ([7], [7])], ids=["one", "several", "same"])
+    def test_confined_to_reasoning_the_judge_accepts_inside_of_it_only(self, markers):
+        confined, everywhere = 0, 0
+        for seed in range(30, 34):
+            batch = random_batch(
+                seed, [4, 6, 3], [0.0, 1.0, 0.0], with_evidence=True, shadow=seed % 2 > 0, markers=markers
+            )
+            batch.inputs["threshold"][:] = -100.0
+            batch.inputs["protected"][:] = False
+            batch.inputs["num_stop_token_ids"][:] = 0
+            thinking = batch.inputs["thinking"]
+            confined += assert_as_expected(batch)
+            # A second launch finds the texts read, and the same.
+            states = batch.inputs["idx_mapping"].long()[thinking.confined[batch.inputs["idx_mapping"].long()] > 0]
+            assert torch.equal(thinking.num_read[states], thinking.total_len[states])
+            assert_as_expected(batch)
+            thinking.confined[:] = 0
+            everywhere += assert_as_expected(batch)
+        assert 0 < confined < everywhere
+
+    def test_the_judges_probability_is_counted_in_its_bucket_edges_and_nan_included(self):
+        batch = random_batch(16, [4], [0.0], vocab_size=8)
+        x = batch.inputs
+        x["raw_logits"][:], x["raw_logits"][:, 0], x["draft_sampled"][:] = 0.0, 1.0, 3
+        x["weight"][:], x["protected"][:], x["num_stop_token_ids"][:], x["threshold"][:] = 0.0, False, 0, -1e9
+        for score, bucket in ((0.0, 10), (-1e-3, 9), (-50.0, 0), (50.0, 19), (float("inf"), 19)):
+            x["bias"] = torch.tensor(score)
+            assert (batch.verify()[2] // BUCKET).tolist() == [[bucket] * 4]
+            assert_as_expected(batch)
+        x["bias"] = torch.tensor(float("nan"))
+        assert assert_as_expected(batch) == 0
+
     def test_arguments_are_not_modified(self):
         batch = random_batch(12, RAGGED, MIXED, processed=True, with_evidence=True, draft_vocab_size=300)
         tensors = {name: value for name, value in batch.inputs.items() if torch.is_tensor(value)}
@@ -208,7 +261,16 @@ class TestJudgedRejectionSample:
             return launch(self, *args, **kwargs)
 
         monkeypatch.setattr(triton.runtime.interpreter.GridExecutor, "__call__", counting)
-        batch = random_batch(13, RAGGED, MIXED, processed=True, with_evidence=with_evidence, draft_vocab_size=300)
+        batch = random_batch(
+            13,
+            RAGGED,
+            MIXED,
+            processed=True,
+            with_evidence=with_evidence,
+            draft_vocab_size=300,
+            shadow=True,
+            markers=([7], [9]),
+        )
         rejection_sample(**batch.strict_inputs)
         vllms = launches.copy()
         launches.clear()

@@ -161,3 +161,11 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
     assert done.exit_code == 1
     assert done.output.startswith("vllm-judge: no vLLM server answers at http://127.0.0.1:9/v1/models: ")
     assert done.output.count("\n") == 1
+
+
+def test_with_both_scopes_each_dial_is_asked_in_both():
+    assert arms([0.9], both_scopes=True) == {
+        "strict": {"judge": "false"},
+        "judge, threshold 0.9": {"judge_threshold": 0.9, "judge_scope": "everywhere"},
+        "judge, threshold 0.9, thinking only": {"judge_threshold": 0.9, "judge_scope": "thinking"},
+    }

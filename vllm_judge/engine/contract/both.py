@@ -27,7 +27,6 @@ HOOKED = (
             "request_id",
         ),
     ),
-    Function("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", ("self",)),
     Function(
         "vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__",
         ("self", "speculative_config", "labelnames", "per_engine_labelvalues", "is_diffusion"),
@@ -36,6 +35,12 @@ HOOKED = (
         "vllm.v1.spec_decode.metrics:SpecDecodingProm.observe",
         ("self", "spec_decoding_stats", "engine_idx"),
     ),
+    Function("vllm.v1.metrics.loggers:PrometheusStatLogger.log_engine_initialized", ("self",)),
+    Function(
+        "vllm.v1.core.sched.scheduler:Scheduler._update_request_with_output",
+        ("self", "request", "new_token_ids", "is_stale"),
+    ),
+    Function("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", ("self",)),
     Function(
         "vllm.v1.sample.rejection_sampler:expand_batch_to_tokens",
         ("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
@@ -55,6 +60,7 @@ BOTH = (
             "lora_config",
             "model_config",
             "parallel_config",
+            "reasoning_config",
             "speculative_config",
             "use_v2_model_runner",
             "watermark_config",
@@ -77,9 +83,16 @@ BOTH = (
         "vllm.config.parallel:ParallelConfig",
         ("distributed_executor_backend", "enable_elastic_ep", "pipeline_parallel_size"),
     ),
-    Names("vllm.config.speculative:SpeculativeConfig", ("method", "model", "rejection_sample_method")),
+    Names(
+        "vllm.config.speculative:SpeculativeConfig",
+        ("method", "model", "num_speculative_tokens", "rejection_sample_method"),
+    ),
     Names("vllm.sampling_params:SamplingParams", ("all_stop_token_ids", "extra_args")),
-    Names("vllm.v1.engine:EngineCoreRequest", ("sampling_params",)),
+    Names(
+        "vllm.config.reasoning:ReasoningConfig",
+        ("enabled", "natural_reasoning_end_token_ids", "reasoning_start_token_ids"),
+    ),
+    Names("vllm.v1.engine:EngineCoreRequest", ("external_req_id", "request_id", "sampling_params")),
     Names("vllm.v1.engine.core:EngineCore", ("vllm_config",)),
     Names("vllm.v1.worker.worker_base:WorkerBase", ("compile_or_warm_up_model", "load_model")),
     Function(
@@ -88,13 +101,13 @@ BOTH = (
     ),
     Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
     Names("vllm.v1.worker.gpu_worker:Worker", ("model_runner",)),
-    Names("vllm.v1.core.sched.scheduler:Scheduler", ("requests", "spec_decode_metrics_level", "vllm_config")),
-    Names("vllm.v1.core.sched.output:SchedulerOutput", ("num_scheduled_tokens", "scheduled_spec_decode_tokens")),
-    Names("vllm.v1.request:Request", ("is_finished", "num_output_tokens", "spec_decode_metrics")),
-    Names("vllm.v1.outputs:ModelRunnerOutput", ("req_id_to_index", "req_ids", "sampled_token_ids")),
+    Names("vllm.v1.core.sched.scheduler:Scheduler", ("num_spec_tokens", "spec_decode_metrics_level", "vllm_config")),
+    Names("vllm.v1.request:Request", ("num_output_tokens", "request_id", "spec_decode_metrics")),
+    Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
+    Names("vllm.v1.outputs:ModelRunnerOutput", ("req_ids", "sampled_token_ids")),
     Names("vllm.v1.outputs:AsyncModelRunnerOutput", ("get_output",)),
     Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
-    Function("vllm.v1.metrics.utils:create_metric_per_engine", ("metric", "per_engine_labelvalues")),
+    Names("vllm.v1.metrics.loggers:PrometheusStatLogger", ("_gauge_cls", "engine_indexes", "vllm_config")),
 )
 
 # What offline.py asks step by step, and stops when a command ends.

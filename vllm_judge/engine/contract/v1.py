@@ -8,6 +8,7 @@ V1 = (
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
         (
             "device",
+            "discard_request_mask",
             "execute_model_state",
             "get_model",
             "input_batch",
@@ -40,6 +41,14 @@ V1 = (
         ),
     ),
     Function("vllm.v1.worker.gpu_model_runner:GPUModelRunner.sample_tokens", ("self", "grammar_output")),
+    # All sampling, with drafts and without; what it returns is on the device (v1_thinking.py).
+    Function("vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample", ("self", "logits", "spec_decode_metadata")),
+    Names("vllm.v1.outputs:SamplerOutput", ("sampled_token_ids",)),
+    Names(
+        "vllm.v1.core.sched.output:SchedulerOutput", ("finished_req_ids", "scheduled_cached_reqs", "scheduled_new_reqs")
+    ),
+    Names("vllm.v1.core.sched.output:NewRequestData", ("req_id",)),
+    Names("vllm.v1.core.sched.output:CachedRequestData", ("resumed_req_ids",)),
     # Called wherever a drafter is asked: what verification reads beside is a filler.
     Function(
         "vllm.v1.worker.gpu_model_runner:GPUModelRunner.propose_draft_token_ids",
@@ -57,7 +66,10 @@ V1 = (
         ),
     ),
     Names("vllm.v1.worker.gpu_input_batch:InputBatch", ("req_ids",)),
-    Names("vllm.v1.worker.gpu_input_batch:CachedRequestState", ("sampling_params",)),
+    Names(
+        "vllm.v1.worker.gpu_input_batch:CachedRequestState",
+        ("output_token_ids", "prompt_token_ids", "sampling_params"),
+    ),
     Names(
         "vllm.v1.spec_decode.metadata:SpecDecodeMetadata",
         ("draft_token_ids", "num_draft_tokens", "target_logits_indices"),

@@ -15,6 +15,7 @@ V2 = (
             "max_num_reqs",
             "num_speculative_steps",
             "rejection_sampler",
+            "req_states",
             "sampler",
             "speculative_config",
             "speculator",
@@ -32,6 +33,12 @@ V2 = (
         ("self", "hidden_states", "input_batch", "grammar_output"),
     ),
     Names("vllm.v1.worker.gpu.input_batch:InputBatch", ("idx_mapping", "num_draft_tokens")),
+    # What a request has emitted, on the device (v2_states.py).
+    Names("vllm.v1.worker.gpu.states:RequestState", ("all_token_ids", "device", "max_num_reqs", "total_len")),
+    Function(
+        "vllm.v1.worker.gpu.states:RequestState.add_request",
+        ("self", "req_id", "prompt_len", "all_token_ids", "num_computed_tokens", "max_tokens"),
+    ),
     Function("vllm.distributed.communication_op:tensor_model_parallel_all_reduce", ("input_",)),
     Function(
         "vllm.v1.worker.gpu.spec_decode.ngram.speculator:NgramGPUSpeculator.propose",
@@ -98,6 +105,7 @@ V2 = (
         ("self", "size", "dtype", "device", "max_concurrency", "uva_instead_of_gpu"),
     ),
     Function("vllm.v1.worker.gpu.buffer_utils:StagedWriteTensor.stage_write", ("self", "index", "start", "x")),
+    Function("vllm.v1.worker.gpu.buffer_utils:StagedWriteTensor.stage_write_elem", ("self", "index", "x")),
     Function("vllm.v1.worker.gpu.buffer_utils:StagedWriteTensor.apply_write", ("self",)),
     Names(
         "vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler",
