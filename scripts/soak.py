@@ -47,8 +47,11 @@ TIE = 1e-3  # probabilities as near as that may fall on either side in another s
 GROWTH = 64 * 2**20  # bytes that a server's memory may move by between its middle and its end
 THINKING = {"reasoning_start_str": "<|assistant|>", "reasoning_end_str": "."}
 ROOMY = ["--max-num-batched-tokens", "8192"]
-CRAMPED = ["--max-num-batched-tokens", "128", "--block-size", "32", "--num-gpu-blocks-override", "48"]
+CRAMPED = ["--max-num-batched-tokens", "128", "--block-size", "32", "--num-gpu-blocks-override", "24"]
 COMMON = ["--max-num-seqs", str(CONCURRENCY), "--per-request-spec-decode-metrics", "detailed"]
+COMMON += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+# A model that knows no JSON would write spaces for ever where the grammar lets it.
+COMMON += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
 COUNTED = {"accepted": "num_accepted_draft_tokens", "judge_only": "num_judge_only_tokens", "cycles": "num_spec_steps"}
 
 
@@ -73,6 +76,7 @@ class Soak:
     def __init__(self, server: Server, every: list[Kind], asked: list[str], verifier: Verifier, seeded: bool):
         self.server, self.kinds, self.asked, self.verifier, self.seeded = server, every, asked, verifier, seeded
         self.end = verifier.tokenizer.eos_token_id
+        self.end_of_thinking = verifier.tokenizer.convert_tokens_to_ids(THINKING["reasoning_end_str"])
         self.findings = Findings()
         self.texts: dict[tuple[str, int], str] = {}  # of a kind's request, as it was first seen
         self.strict: dict[int, str] = {}  # the target's own, by prompt
@@ -121,7 +125,7 @@ class Soak:
                 self.findings.aborted += 1
                 return
             if sent.get("stream"):
-                status, answer = 200, await _streamed(client, path, sent)
+                status, answer = await _streamed(client, path, sent)
             else:
                 reply = await client.post(path, json=sent)
                 status, answer = reply.status_code, reply.json()
@@ -149,12 +153,14 @@ class Soak:
                 faults += [found] if (found := kind.keeps(choice)) else []
             except (ValueError, KeyError, TypeError) as error:
                 faults.append(f"not as asked: {error!r}: {choice}")
-        if "n" in kind.options or kind.chat:
+        if "n" in kind.options:
             return faults
         choice = answer["choices"][0]
         counted = answer["metrics"]["speculative_decoding"]
         for name, key in COUNTED.items():
             self.said[name] += counted[key]
+        if kind.chat:
+            return faults
         # The last verification counts whole, and the answer may end within it.
         if counted["num_judge_only_tokens"] < len(counted["judge_only_positions"]):
             faults.append(f"counts {counted['num_judge_only_tokens']}, places {counted['judge_only_positions']}")
@@ -175,6 +181,8 @@ class Soak:
         found = self.verdicts[key]
         self.findings.verified += len(tokens)
         threshold = _threshold(kind, self.verifier.threshold)
+        thinking = kind.options.get("vllm_xargs", {}).get("judge_scope") == "thinking"
+        answer = tokens.index(self.end_of_thinking) if thinking and self.end_of_thinking in tokens else len(tokens)
         faults = []
         for place, strict in enumerate(found.strict):
             near = abs(found.probability[place] - found.preferred_probability[place]) < TIE
@@ -184,6 +192,8 @@ class Soak:
                 continue
             if not found.judge_probability[place] > threshold - TIE or tokens[place] == self.end:
                 faults.append(f"token {place} is neither the target's choice nor the judge's")
+            elif place >= answer:
+                faults.append(f"token {place} is the judge's, behind the end of thinking at {answer}")
             elif place not in judge_only:
                 faults.append(f"token {place} is the judge's alone and not counted")
         return faults
@@ -200,8 +210,8 @@ def _differs(first: str, second: str) -> list[str]:
     return [] if first == second else [f"another text than before: {first!r}, {second!r}"]
 
 
-async def _streamed(client: httpx.AsyncClient, path: str, sent: dict[str, Any]) -> dict[str, Any]:
-    """A stream put together."""
+async def _streamed(client: httpx.AsyncClient, path: str, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A stream put together; what it says instead, where it fails."""
     choice: dict[str, Any] = {"text": "", "token_ids": [], "finish_reason": None}
     metrics: dict[str, Any] = {}
     async with client.stream("POST", path, json=sent) as reply:
@@ -209,12 +219,14 @@ async def _streamed(client: httpx.AsyncClient, path: str, sent: dict[str, Any]) 
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line.removeprefix("data: "))
+            if "error" in chunk:
+                return 500, chunk
             metrics = chunk.get("metrics") or metrics
             for part in chunk["choices"]:
                 choice["text"] += part["text"]
                 choice["token_ids"] += part.get("token_ids") or []
                 choice["finish_reason"] = part["finish_reason"] or choice["finish_reason"]
-    return {"choices": [choice], "metrics": metrics}
+    return 200, {"choices": [choice], "metrics": metrics}
 
 
 class Memory:
@@ -332,7 +344,8 @@ def main() -> None:
         arguments.json.write_text(json.dumps(about(settings) | found, indent=2) + "\n", encoding="utf-8")
     for name, part in found.items():
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in part.items() if key != "faults"))
-    print(*faults[:50], f"{len(faults)} faults", sep="\n")
+    first = {fault.partition(":")[2].partition(" ")[0] + fault[-40:]: fault for fault in faults}
+    print(*(fault[:500] for fault in first.values()), f"{len(faults)} faults", sep="\n")
     sys.exit(bool(faults))
 
 
