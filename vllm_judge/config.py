@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,8 +11,12 @@ from vllm_judge.head import JudgeHead
 from vllm_judge.judge_json import SECTION, Place
 
 # Modes and scopes, in a config and in a request.
-MODES = JUDGE, SHADOW = "judge", "shadow"
-SCOPES = EVERYWHERE, THINKING = "everywhere", "thinking"
+JUDGE: Final = "judge"
+SHADOW: Final = "shadow"
+MODES = (JUDGE, SHADOW)
+EVERYWHERE: Final = "everywhere"
+THINKING: Final = "thinking"
+SCOPES = (EVERYWHERE, THINKING)
 
 
 class JudgeSection(BaseModel):
