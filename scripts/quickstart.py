@@ -23,9 +23,9 @@ from openai import APIError, AsyncOpenAI
 from rich.table import Table
 from vllm_server import MODEL, Server, ServerError
 
+from vllm_judge.benchmarks.offline import last_lines
 from vllm_judge.cli.screen import console
 from vllm_judge.demo import trio
-from vllm_judge.demo.engine import last_lines
 from vllm_judge.demo.outcome import Outcome
 from vllm_judge.demo.world import Problem, problems
 from vllm_judge.measuring.provenance import about

@@ -43,4 +43,4 @@ for name in judge judge-paper; do
   if [ -d "shipped/$name" ]; then heads+=(--head "shipped/$name"); fi
 done
 vllm-judge calibrate questions.jsonl --target target --draft draft -o calibration --max-new-tokens 192 "${heads[@]}" \
-  --threshold 0.5 --threshold 0.9 "${promise[@]}"
+  --threshold 0.5 --threshold 0.9 "${promise[@]}" --engine "{$engine, \"dtype\": \"float32\"}"

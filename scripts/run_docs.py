@@ -27,15 +27,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("tokencourt", "training", "compare", "evaluate", "replay")
+PAGES = ("tokencourt", "training", "compare", "evaluate", "replay", "chat")
 QUESTIONS = 40
 ENGINE = '{"dtype": "float32", "enforce_eager": true, "max_model_len": 512, "block_size": 32}'
+REPLAY_ENGINE = '{"enforce_eager": true, "max_model_len": 512, "block_size": 32}'  # --dtype is a command's own
 # What is printed, and what stands in for it; in this order, as regular expressions.
 STAND_INS = (
     (r"--engine '\{\"(?:tensor|gpu)[^']*'", f"--engine '{ENGINE}'"),
     (r"--draft-engine '\{\"gpu[^']*'", f"--draft-engine '{ENGINE}'"),
-    (r"(label mine (?!.*--engine).*)", rf"\1 --engine '{ENGINE}' --draft-engine '{ENGINE}'"),
-    (r"(label mine (?!.*--max-tokens).*)", r"\1 --max-tokens 160"),
+    (r"(label (?:mine|self) (?!.*--engine).*)", rf"\1 --engine '{ENGINE}' --draft-engine '{ENGINE}'"),
+    (r"(label (?:mine|self) (?!.*--max-tokens).*)", r"\1 --max-tokens 160"),
     (r"(train hidden-states .*)", r"""\1 --dtype float32 --engine '{"enforce_eager": true, "max_model_len": 512}'"""),
     (r"meta-llama/Llama-3.1-8B-Instruct|HuggingFaceTB/SmolLM2-135M-Instruct|\bTARGET\b", "$TARGET"),
     (r"meta-llama/Llama-3.2-1B-Instruct|\bDRAFT\b", "$DRAFT"),
@@ -53,7 +54,9 @@ STAND_INS = (
     (r"(vllm-judge label annotate)", r"timeout --preserve-status -s INT 20 \1"),
     (r"(court answers .*--endpoint.*)", r"\1 --max-tokens 64"),
     (r"(court answers (?!.*--endpoint).*)", r"\1 --max-tokens 64 --temperature 0"),
-    (r"(calibrate .*)", r"\1 --max-new-tokens 160 --max-accuracy-drop 60"),  # so few questions can show no more
+    # So few questions can show no more.
+    (r"(calibrate .*)", rf"\1 --max-new-tokens 160 --max-accuracy-drop 60 --engine '{ENGINE}'"),
+    (r"(replay texts.*)", rf"\1 --dtype float32 --engine '{REPLAY_ENGINE}'"),
     (r"(compare --demo.*?) -n \d+", r"\1 -n 1"),
     (r"(compare --target .*)", r"\1 -n 1 --max-new-tokens 160"),
     (r"(compare (?!.*--rule).*)", r"\1 --rule strict --rule KL:threshold=1"),
@@ -65,12 +68,16 @@ STAND_INS = (
 SKIPPED = (
     (r"pip install", "the environment is there"),
     (r"\bme/", "a repository of the Hub's: tests/unit/training/test_push.py"),
+    (r"vllm-judge (?:make|tune)|my-judge", "all commands of the page together: tests/engine/test_make.py"),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
+    (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate.py"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),
 )
 # A promise of one point takes 300 questions: on a few, this sentence is the right end.
 SENTENCES = (r"vllm-judge: .*--max-accuracy-drop", r"vllm-judge: .*promise")
-STARTS_ENGINE = re.compile(r"court answers(?!.*--endpoint)|label mine|hidden-states|evaluate |vllm serve")
+STARTS_ENGINE = re.compile(
+    r"court answers(?!.*--endpoint)|label (?:mine|self)|hidden-states|calibrate|evaluate |replay texts|vllm serve"
+)
 SHELL = """set -euo pipefail
 serve() {
   vllm serve "$@" --port $PORT --enforce-eager > server.log 2>&1 &
@@ -81,6 +88,7 @@ serve() {
   done
 }"""
 SERVED = "serve $TARGET --speculative-config $FEW/judge.json --dtype float32 --max-model-len 512"
+
 
 TURNS = itertools.count()
 
@@ -213,7 +221,7 @@ def write_own_head(folder: Path) -> None:
     from vllm_judge.judge_json import write_judge_json
 
     shutil.copytree(trio.FOLDER / "judge", folder)
-    write_judge_json(folder, str(trio.FOLDER / "draft"), 16)
+    write_judge_json(folder, trio.strict_config(16))
 
 
 def run(block: Block, folder: Path, environment: dict[str, str]) -> None:

@@ -16,9 +16,9 @@ import httpx
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_judge.benchmarks.offline import COUNTERS, last_lines
 from vllm_judge.demo import trio
-from vllm_judge.demo.engine import engine_environment, last_lines
-from vllm_judge.demo.outcome import COUNTERS
+from vllm_judge.demo.engine import engine_environment
 
 START_SECONDS = {"demo": 240, "real": 3600}  # a real model is loaded from a disk, and compiled
 STOP_SECONDS = 20
@@ -39,7 +39,8 @@ class Server:
 
     Args:
         speculative_config: as `vllm serve` takes it; None: no speculation.
-        target: folder or Hub repository of the model; None: the embedded one.
+        target: folder or Hub repository of the model; None: the embedded one. An embedded one of either world gets the
+            options and the environment that it needs.
         options: more options of `vllm serve`.
 
     Raises:
@@ -52,12 +53,13 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = Path(tempfile.mkstemp(prefix="vllm-serve-", suffix=".log")[1])
-        self._start_seconds = START_SECONDS["real" if target else "demo"]
+        is_embedded = target is None or Path(target).is_relative_to(trio.FOLDER)
+        self._start_seconds = START_SECONDS["demo" if is_embedded else "real"]
         command = vllm_command("serve", target or str(trio.TARGET))
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self.port)]
-        command += [*([] if target else demo_options()), *options]
+        command += [*(demo_options() if is_embedded else []), *options]
         command += ["--speculative-config", speculative_config] if speculative_config else []
-        environment = dict(os.environ) if target else engine_environment()
+        environment = engine_environment() if is_embedded else dict(os.environ)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -79,13 +81,28 @@ class Server:
         self._process.wait()
         self.log.unlink(missing_ok=True)
 
-    def counters(self) -> dict[str, int]:
-        """The speculative counters (keys of COUNTERS), those of several engines added up; 0 where there are none."""
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def totals(self) -> Counter[str]:
+        """All counters of /metrics, those of several engines added up."""
         totals: Counter[str] = Counter()
         for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").raise_for_status().text):
             for sample in family.samples:
-                totals[sample.name] += int(sample.value) if sample.name.endswith("_total") else 0
-        return {name: totals[f"{counter}_total"] for name, counter in COUNTERS.items()}
+                if sample.name.endswith("_total"):
+                    totals[sample.name.removesuffix("_total")] += int(sample.value)
+        return totals
+
+    def counters(self) -> dict[str, int]:
+        """The speculative counters (keys of COUNTERS); 0 where there are none."""
+        totals = self.totals()
+        return {name: totals[counter] for name, counter in COUNTERS.items()}
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self._start_seconds

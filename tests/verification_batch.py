@@ -3,6 +3,7 @@
 Used by `unit/test_verify_kernels.py` (Triton's interpreter) and `gpu/test_verify_gpu.py` (real launches).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -71,6 +72,7 @@ def random_batch(
     draft_vocab_size: int | None = None,
     with_evidence: bool = False,
     row_padding: int = 0,
+    spoil: Callable[[torch.Tensor], None] | None = None,
     shadow: bool = False,
     markers: tuple[list[int], list[int]] | None = None,
 ) -> Batch:
@@ -84,6 +86,8 @@ def random_batch(
             their temperature alone; target logits are then an fp32 copy, as in vLLM.
         draft_vocab_size: None: a draft without probabilities.
         row_padding: extra columns between rows of logits, hidden states and draft logits.
+        spoil: called with the raw logits [num_logits, V] and with the draft logits, to write into them before anything
+            is made of them.
         shadow: every other request is in shadow.
         markers: two requests in three are confined to their reasoning, which these begin and end, and drafts and texts
             hold many of their tokens.
@@ -107,6 +111,8 @@ def random_batch(
     temperature = torch.zeros(max_num_reqs).index_copy(0, idx_mapping.long(), torch.tensor(temperatures))
 
     raw = (3.0 * torch.randn(num_logits, vocab_size, generator=rng)).to(dtype)
+    if spoil is not None:
+        spoil(raw)
     constrained, target, raw_scale = raw, raw, torch.ones(max_num_reqs)
     if processed:
         request = torch.arange(num_reqs).repeat_interleave(lengths)
@@ -133,8 +139,10 @@ def random_batch(
     draft_logits = None
     if draft_vocab_size is not None:
         draft_logits = 2.0 * torch.randn(max_num_reqs, steps, draft_vocab_size, generator=rng)
+        if spoil is not None:
+            spoil(draft_logits.flatten(0, 1))
         draft_sampled = draft_sampled.clamp(max=draft_vocab_size - 1)
-    draft_constrained = constrained.float().roll(1, dims=0).gather(-1, draft_sampled.clamp(min=0).unsqueeze(-1))
+    draft_constrained = at_drafts(constrained, draft_sampled)
 
     raw_logits = padded(raw)
     inputs = {
@@ -152,7 +160,7 @@ def random_batch(
         "use_fp64": False,
         "raw_logits": raw_logits,
         "raw_scale": raw_scale,
-        "draft_constrained": draft_constrained.squeeze(-1) if processed else None,
+        "draft_constrained": draft_constrained if processed else None,
         "hidden": padded((randint(-8, 9, num_tokens, hidden_size) / 4).to(dtype)),
         "hidden_rows": torch.randperm(num_tokens, generator=rng)[:num_logits].sort().values,
         "weight": randint(-4, 5, hidden_size) / 32,
@@ -174,8 +182,7 @@ def random_batch(
         drafts = torch.where(marked & (draft_sampled >= 0), chosen, draft_sampled)
         inputs["draft_sampled"] = drafts.int()
         if processed:
-            found = constrained.float().roll(1, dims=0).gather(-1, drafts.clamp(min=0).unsqueeze(-1))
-            inputs["draft_constrained"] = found.squeeze(-1)
+            inputs["draft_constrained"] = at_drafts(constrained, drafts)
         inputs["thinking"] = random_texts(rng, idx_mapping, max_num_reqs, markers, vocab_size, device)
     on_device = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
     for name in ("raw_logits", "target_logits", "draft_logits", "hidden"):
@@ -216,13 +223,23 @@ def random_texts(
     )
 
 
+def at_drafts(logits: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
+    """[num_logits] fp32: by the draft token's own row, its logit one row earlier; anything for a placeholder."""
+    return logits.float().roll(1, dims=0).gather(-1, drafts.clamp(min=0).long().unsqueeze(-1)).squeeze(-1)
+
+
 def expected(batch: Batch) -> list[reference.Verification]:
     """The oracle's verification of every request, with vLLM's own random numbers."""
+    return [reference.verify(**step) for step in oracle_arguments(batch)]
+
+
+def oracle_arguments(batch: Batch) -> list[dict[str, Any]]:
+    """The arguments of `reference.verify` for every request."""
     x = batch.inputs
     drafts = x["draft_sampled"]
     row_seeds = x["seed"][x["expanded_idx_mapping"].long()]
     uniform, gumbel = noise(row_seeds, x["pos"], x["target_logits"].shape[-1])
-    verifications = []
+    steps = []
     for (first, end), req in zip(batch.bounds, x["idx_mapping"].tolist(), strict=True):
         verifying, own, tokens = slice(first, end - 1), slice(first + 1, end), drafts[first + 1 : end]
         temperature = x["temperature"][req].item()
@@ -236,21 +253,21 @@ def expected(batch: Batch) -> list[reference.Verification]:
         if batch.markers is not None and x["thinking"].confined[req]:
             text = x["thinking"].all_token_ids[req, : x["thinking"].total_len[req]].tolist()
             allowed &= reference.inside_thinking(text, tokens, *batch.markers).to(allowed.device)
-        verifications.append(
-            reference.verify(
-                x["target_logits"][first:end],
-                tokens,
-                scores,
-                x["threshold"][req].item(),
-                allowed,
-                temperature=temperature,
-                draft_logits=None if x["draft_logits"] is None else x["draft_logits"][req, : end - first - 1],
-                uniform=uniform[verifying],
-                gumbel=gumbel[first:end],
-                shadow=bool(x["shadow"][req]),
-            )
+        steps.append(
+            {
+                "target_logits": x["target_logits"][first:end],
+                "draft_tokens": tokens,
+                "judge_scores": scores,
+                "judge_threshold": x["threshold"][req].item(),
+                "allowed": allowed,
+                "temperature": temperature,
+                "draft_logits": None if x["draft_logits"] is None else x["draft_logits"][req, : end - first - 1],
+                "uniform": uniform[verifying],
+                "gumbel": gumbel[first:end],
+                "shadow": bool(x["shadow"][req]),
+            }
         )
-    return verifications
+    return steps
 
 
 def noise(seed: torch.Tensor, pos: torch.Tensor, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:

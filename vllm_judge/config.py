@@ -8,15 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vllm_judge.errors import HeadError, JudgeConfigError
 from vllm_judge.head import JudgeHead
+from vllm_judge.head_files import shown
 from vllm_judge.judge_json import SECTION, Place
 
 # Modes and scopes, in a config and in a request.
 JUDGE: Final = "judge"
 SHADOW: Final = "shadow"
-MODES = (JUDGE, SHADOW)
+MODES = JUDGE, SHADOW
 EVERYWHERE: Final = "everywhere"
 THINKING: Final = "thinking"
-SCOPES = (EVERYWHERE, THINKING)
+SCOPES = EVERYWHERE, THINKING
 
 
 class JudgeSection(BaseModel):
@@ -50,6 +51,7 @@ class JudgeConfig:
             repository, the same for every process however its branches move.
         threshold: default acceptance threshold, a probability in [0, 1].
         protected_token_ids: tokens that only the strict test may accept: end-of-sequence and special tokens.
+        fingerprint: of the head's numbers, see `head.fingerprint`.
         mode, scope: of requests that say nothing else; share: of such requests that are judged in mode "judge".
         thinking: the tokens that begin a request's reasoning part and those that end it; None where vLLM was not told.
     """
@@ -58,6 +60,7 @@ class JudgeConfig:
     revision: str | None
     threshold: float
     protected_token_ids: tuple[int, ...]
+    fingerprint: str
     mode: str = JUDGE
     share: float = 1.0
     scope: str = EVERYWHERE
@@ -99,17 +102,17 @@ def read_speculative_config(
 def _parse_section(section: Any, origin: str) -> JudgeSection:
     if not isinstance(section, dict):
         raise JudgeConfigError(
-            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {section!r}.'
+            f'{SECTION} in {origin} must be an object such as {{"model": "path/to/head"}}, found {shown(section)}.'
         )
     try:
         parsed = JudgeSection(**section)
     except ValidationError as error:
         # A misspelt key is also a missing one: the misspelling says more.
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        field = ".".join([SECTION, *map(str, first["loc"])])
+        field = ".".join([SECTION, *(str(part) if str(part).isidentifier() else shown(part) for part in first["loc"])])
         known = ", ".join(JudgeSection.model_fields)
-        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found!r}.")
-        found = first["input"]
+        sentence = _SECTION_ERRORS.get(first["type"], "{field} in {origin}: {msg}, found {found}.")
+        found = shown(first["input"])
         raise JudgeConfigError(
             sentence.format(
                 field=field, origin=origin, msg=first["msg"], found=found, known=known, **first.get("ctx", {})
@@ -126,11 +129,11 @@ def _parse_section(section: Any, origin: str) -> JudgeSection:
 _SECTION_ERRORS = {
     "extra_forbidden": "{field} in {origin} is unknown: the keys of judge are {known}.",
     "missing": "{field} in {origin} is missing: give the folder or Hub repository of the judge head.",
-    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
-    "literal_error": "{field} in {origin} must be {expected}, found {found!r}.",
-    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found!r}.",
+    "greater_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "less_than_equal": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "float_type": "{field} in {origin} must be a number from 0 to 1, found {found}.",
+    "literal_error": "{field} in {origin} must be {expected}, found {found}.",
+    "finite_number": "{field} in {origin} must be a number from 0 to 1, found {found}.",
 }
 
 

@@ -5,7 +5,12 @@ class JudgeError(Exception):
     """Something that the user can mend. The message says it, what was found and what to do; commands print just that.
 
     Only its subclasses are caught by name; whoever wants them all catches this.
+
+    Attributes:
+        exit_code: what a command ends with.
     """
+
+    exit_code = 1
 
 
 class JudgeConfigError(JudgeError, ValueError):
@@ -25,4 +30,6 @@ class MaskError(JudgeError):
 
 
 class PromiseError(JudgeError):
-    """A head that no threshold brings to keep its promise; other heads may still."""
+    """A head that no threshold brings to keep its promise: nothing failed, and other heads may still."""
+
+    exit_code = 3  # 2 is a wrong command line

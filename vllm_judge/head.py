@@ -1,5 +1,6 @@
 """The judge head: one linear layer on the target's last hidden state (Bachmann et al., ICLR 2025, section 4)."""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ def logit(threshold: float) -> float:
     if threshold >= 1.0:
         return math.inf
     return math.log(threshold / (1.0 - threshold))
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """Tells a module from one that was trained further: a hash of its vectors (norms and biases, a head's weights)."""
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        if parameter.dim() <= 1:
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class JudgeHead(

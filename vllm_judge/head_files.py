@@ -1,6 +1,5 @@
 """The files of a judge head: config.json under a strict model, safetensors under a strict reader, one sentence else."""
 
-import json
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,14 @@ from safetensors import SafetensorError, safe_open
 
 from vllm_judge import hub
 from vllm_judge.errors import HeadError
+from vllm_judge.json_files import read_json
 
 # What `hidden` means to a head. There is one convention; a file that names another one is refused.
 HIDDEN_STATES = "own row, input of the output layer"
 # Sixty times the widest model there is: beyond it the number is a mistake, and to allocate as much would be another.
 MAX_HIDDEN_SIZE = 2**20
+# A thousand times the header of three tensors.
+MAX_HEADER_BYTES = 2**20
 # The types of numbers, by their names in a safetensors header, that become fp32 without losing what they say.
 WEIGHT_DTYPES = {"F64", "F32", "F16", "BF16"}
 
@@ -112,8 +114,8 @@ class HeadFiles:
 
     def read_config(self) -> HeadConfig:
         try:
-            fields = json.loads(self.config.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            fields = read_json(self.config)
+        except ValueError as error:
             raise HeadError(
                 f"{CONFIG_NAME} of the judge head in {self.source} is no JSON: {hub.reason(error)}"
             ) from error
@@ -123,6 +125,7 @@ class HeadFiles:
 
     def read_weights(self, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Weights of the names and shapes of `like`, in fp32 and finite."""
+        self._check_header()
         try:
             with safe_open(self.weights, framework="pt") as file:
                 # The header first: what it names need not fit into memory.
@@ -132,7 +135,7 @@ class HeadFiles:
                 if found != expected:
                     raise HeadError(
                         f"the judge head in {self.source} does not match its {CONFIG_NAME}: "
-                        f"expected {expected}, found {found}."
+                        f"expected {expected}, found {shown(found)}."
                     )
                 if other := {header.get_dtype() for header in headers.values()} - WEIGHT_DTYPES:
                     raise HeadError(
@@ -147,3 +150,13 @@ class HeadFiles:
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise HeadError(f"the judge head in {self.source} holds weights that are not finite in fp32.")
         return weights
+
+    def _check_header(self) -> None:
+        """A header names tensors; read at all, one of gigabytes would take more than it says."""
+        with self.weights.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise HeadError(
+                f"the judge head in {self.source} is damaged: {SAFETENSORS_SINGLE_FILE}: its header is of {length} "
+                f"bytes, and a head's is of {MAX_HEADER_BYTES} at most."
+            )

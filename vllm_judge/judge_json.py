@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from vllm_judge import hub
 from vllm_judge.errors import JudgeConfigError
+from vllm_judge.json_files import read_json
 
 SECTION = "judge"
 # A head's folder or repository is its deployment: by this name it holds the speculative config that serves the head.
@@ -74,12 +75,12 @@ class Place:
             JudgeConfigError: it cannot be read, is not JSON, or no object.
         """
         try:
-            config = json.loads(self.file.read_text(encoding="utf-8"))
+            config = read_json(self.file)
         except (OSError, UnicodeDecodeError) as error:
             raise JudgeConfigError(
                 f"speculative_config names the file {self.file}, which cannot be read: {error}."
             ) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise JudgeConfigError(f"{self.file} is not valid JSON: {error}.") from None
         if not isinstance(config, dict):
             raise JudgeConfigError(f"{self.file} must hold a JSON object, found {type(config).__name__}.")
@@ -149,24 +150,20 @@ def may_be_repository(source: str) -> bool:
     return False
 
 
-def write_judge_json(folder: Path, draft: str, num_speculative_tokens: int) -> None:
+def write_judge_json(folder: Path, speculative_config: dict[str, Any]) -> None:
     """Makes a head's folder its own deployment, at the threshold that the head's config.json says.
 
     Args:
         folder: the head's.
-        draft: folder or Hub repository of the draft model.
-        num_speculative_tokens: drafts per cycle.
+        speculative_config: vLLM's own keys. A `model` that is a folder is named relative to the head's where it lies
+            inside, absolutely otherwise.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    if _exists(Path(draft)):
-        inside = Path(draft).resolve().is_relative_to(folder.resolve())
-        draft = f"./{Path(draft).resolve().relative_to(folder.resolve())}" if inside else str(Path(draft).resolve())
-    config = {
-        "method": "draft_model",
-        "model": draft,
-        "num_speculative_tokens": num_speculative_tokens,
-        SECTION: {"model": "."},
-    }
+    config = {**speculative_config, SECTION: {"model": "."}}
+    model = config.get("model")
+    if isinstance(model, str) and _exists(Path(model)):
+        path, home = Path(model).resolve(), folder.resolve()
+        config["model"] = f"./{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
     (folder / JUDGE_JSON).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -4,6 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
+# Set by who runs a command to pass its progress on: it comes on standard output, as lines of JSON behind EVENT.
+AS_LINES = "VLLM_JUDGE_PROGRESS_AS_LINES"
+EVENT = "\x1e"
+
 T = TypeVar("T")
 Advance = Callable[[], None]
 # (title, total, done at the start) to a context that yields the function that moves it by one.

@@ -193,7 +193,7 @@ def main() -> None:
             rows = [*range(step["place"], len(text))]
             sequences.append(LabelledSequence(str(i), "", Split.train, text, 0, rows, [True] * len(rows)))
         source = VllmSource(str(models / name), Dtype.float32, {**OPTIONS, **CHUNKED})
-        hidden, said = source.read(sequences)
+        hidden, said, _ = source.read(sequences)
         offline.stop(source._llm)
         del source
         cleanup_dist_env_and_memory()

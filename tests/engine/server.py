@@ -17,12 +17,15 @@ from environments import CPU, KV_CACHE_BYTES, RUNNERS
 START_SECONDS = 240
 
 
-def serve(models: Path, speculative_config: str, log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], int]:
+def serve(
+    models: Path, speculative_config: str | None, log: Path, *arguments: str
+) -> tuple[subprocess.Popen[bytes], int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "vllm"), "serve", str(models / "target")]
-    command += ["--speculative-config", speculative_config, "--host", "127.0.0.1", "--port", str(port)]
+    command += [] if speculative_config is None else ["--speculative-config", speculative_config]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--served-model-name", "tiny"]
     command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
     environment = {**os.environ, **CPU, **RUNNERS["v1"]}
@@ -38,7 +41,7 @@ def serve(models: Path, speculative_config: str, log: Path, *arguments: str) -> 
 
 
 @contextlib.contextmanager
-def serving(models: Path, speculative_config: str, log: Path, *arguments: str) -> Iterator[httpx.Client]:
+def serving(models: Path, speculative_config: str | None, log: Path, *arguments: str) -> Iterator[httpx.Client]:
     """A client of a server that answers."""
     process, port = serve(models, speculative_config, log, *arguments)
     try:

@@ -15,8 +15,10 @@ import torch
 from chat_model import make_chat_model, write_court
 from environments import CPU, CPU_TWO_RANKS, KV_CACHE_BYTES
 from safetensors.torch import load_file
+from server import serving
 
 from vllm_judge.head import JudgeHead
+from vllm_judge.training.served import SERVE
 from vllm_judge.training.shards import read_index
 
 QUESTIONS = 60
@@ -68,3 +70,15 @@ def test_vllm_gives_what_transformers_gives_and_a_head_can_be_fitted_on_it(folde
     said = vllm_judge("train", "fit", str(folder / name), "-o", str(folder / f"head-{ranks}"), environment=CPU)
     assert "position" in said
     assert JudgeHead.from_pretrained(folder / f"head-{ranks}").hidden_size == 64
+
+
+def test_a_pooling_server_gives_them_too_of_models_whose_output_layer_is_a_matrix(folder):
+    with serving(folder, None, folder / "server.log", *SERVE.split()) as client:
+        vllm_judge(*extraction(folder, "served"), "--url", str(client.base_url), environment=CPU)
+    ours, theirs = read_index(folder / "served"), read_index(folder / "transformers")
+    for shard in ours.shards:
+        found, expected = (load_file(folder / one / shard.file) for one in ("served", "transformers"))
+        torch.testing.assert_close(found["hidden"], expected["hidden"], atol=ATOL, rtol=ATOL)
+        torch.testing.assert_close(found["evidence"], expected["evidence"], atol=ATOL, rtol=ATOL)
+        assert torch.equal(found["token"], expected["token"])
+    assert ours.settings.sequences == theirs.settings.sequences

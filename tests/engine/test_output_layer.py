@@ -115,7 +115,7 @@ def test_transformers_gives_training_the_same(models, name):
     sequences = [
         LabelledSequence(str(i), "", Split.train, text, 6, [*range(6, 20)], [True] * 14) for i, text in enumerate(texts)
     ]
-    hidden, said = TransformersSource(str(models / name), Dtype.float32).read(sequences)
+    hidden, said, _ = TransformersSource(str(models / name), Dtype.float32).read(sequences)
     for found, wanted in zip((hidden, said), expected(name, models, texts, drafts), strict=True):
         torch.testing.assert_close(found, wanted, atol=ATOL, rtol=ATOL)
 

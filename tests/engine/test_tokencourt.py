@@ -1,8 +1,8 @@
 """TokenCourt's commands against a real vLLM: a server and the offline engine with a tiny random chat model, and the
 demo's target and draft, whose answers an exact checker reads.
 
-It would catch: an answer that is lost or asked for twice, a mined label that depends on batching, prefix caching or a
-kill, a draft token taken from the place beside its own.
+It would catch: an answer that is lost or asked for twice, a label of the pair's own that depends on batching, prefix
+caching or a kill, a draft token or a likelihood taken from the place beside its own, one that was never computed.
 """
 
 import json
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from environments import CPU, KV_CACHE_BYTES, RUNNERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -134,12 +135,28 @@ KEPT_AT_LEAST = 12  # lines, at the kill
 DRAFT = trio.FOLDER / "draft"
 
 
-def mining(questions: Path, court: Path) -> list[str | Path]:
+def by_the_pair(how: str, questions: Path, court: Path) -> list[str | Path]:
     # Blocks short enough that the prefix cache has some of these answers.
     engine = json.dumps({**ENGINE, "max_model_len": trio.MAX_MODEL_LEN, "block_size": 32})
-    command = [BIN / "vllm-judge", "label", "mine", questions, "-o", court, "--target", trio.TARGET, "--draft", DRAFT]
+    command = [BIN / "vllm-judge", "label", how, questions, "-o", court, "--target", trio.TARGET, "--draft", DRAFT]
     command += ["--engine", engine, "--draft-engine", engine, "--max-tokens", str(trio.MAX_NEW_TOKENS)]
     return [*command, "--concurrency", "8"]
+
+
+def killed(command: list[str | Path], court: Path, log: Path) -> bytes:
+    """What of the file is whole when the command was killed in its midst, and its last line cut as by a power cut."""
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=sink, stderr=sink, start_new_session=True)
+    deadline = time.monotonic() + START_SECONDS
+    while not (court.exists() and court.read_bytes().count(b"\n") >= KEPT_AT_LEAST):
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(log.read_text()[-3000:])
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = court.read_bytes()
+    os.truncate(court, len(kept) - 20)
+    return kept[: kept.rfind(b"\n", 0, len(kept) - 20) + 1]
 
 
 def search_alone(problem: Problem) -> list[str]:
@@ -197,20 +214,8 @@ def test_mining_survives_a_kill_and_agrees_with_the_search_alone_and_with_the_ex
             for id, problem in asked.items()
         ],
     )
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(mining(path, court), env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + START_SECONDS
-    while not (court.exists() and court.read_bytes().count(b"\n") >= KEPT_AT_LEAST):
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail((tmp_path / "log").read_text()[-3000:])
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = court.read_bytes()
-    # What a power cut leaves: a question that has some of its lines, the last of them in part.
-    os.truncate(court, len(kept) - 20)
-    whole = kept[: kept.rfind(b"\n", 0, len(kept) - 20) + 1]
-    said = vllm_judge(*mining(path, court)[1:], "--compare-naive", "1")
+    whole = killed(by_the_pair("mine", path, court), court, tmp_path / "log")
+    said = vllm_judge(*by_the_pair("mine", path, court)[1:], "--compare-naive", "1")
     assert "One by one, without: 1 questions in " in said and " times as fast" in said
     assert court.read_bytes().startswith(whole)
 
@@ -233,3 +238,79 @@ def test_mining_survives_a_kill_and_agrees_with_the_search_alone_and_with_the_ex
     ]
     agreed = [mistake is not None and span.start <= mistake < span.end for mistake, span in first]
     assert len(agreed) >= 8 and sum(agreed) >= 0.9 * len(agreed)
+
+
+def likelihoods(model: LlamaForCausalLM, text: list[int], count: int) -> list[list[float]]:
+    """Log p of the last tokens of a text, and of the most probable ones in their places."""
+    with torch.inference_mode():
+        log_p = model(torch.tensor([text])).logits[0, -count - 1 : -1].log_softmax(-1)
+    return [[float(row[token]), float(row.max())] for row, token in zip(log_p, text[-count:], strict=True)]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_pair_says_of_texts_what_transformers_says_whatever_of_them_is_cached(tmp_path, runner):
+    model = LlamaForCausalLM.from_pretrained(tiny.make_target(tmp_path / "target")).eval()
+    base = [3 + 7 * i % 101 for i in range(70)]
+    batches = [
+        [(base, 3)],
+        [
+            (base, 9),  # in the cache, with rows that are wanted
+            ([*base[:65], 5, *base[66:]], 5),  # two blocks of the cache, and what is wanted stands behind them
+            ([*base[:64], 5], 1),  # the row that is wanted is the last one of the cache
+            ([*base[:5], 6, *base * 2], 90),  # longer than a step
+        ],
+    ]
+    environment = {**os.environ, **CPU, **RUNNERS[runner]}
+    paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    path = tmp_path / "batches.json"
+    path.write_text(json.dumps(batches))
+    command = [sys.executable, Path(__file__).with_name("pair_host.py"), tmp_path / "target", path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = json.loads(path.read_text())
+    for batch, places in zip(batches, said, strict=True):
+        for (text, count), found in zip(batch, places, strict=True):
+            torch.testing.assert_close(
+                torch.tensor(found), torch.tensor(likelihoods(model, text, count)), atol=1e-4, rtol=0
+            )
+
+
+def test_labels_by_the_target_itself_survive_a_kill_and_are_those_of_transformers_and_of_the_exact_checker(tmp_path):
+    path, court = tmp_path / "questions.jsonl", tmp_path / "labelled.jsonl"
+    asked = {f"p/{number}": problem for number, problem in enumerate(problems(PROBLEMS, 0, "test"))}
+    chats = {id: [Message(role="user", content=problem.question)] for id, problem in asked.items()}
+    records.write(path, [Question(id=id, messages=chat, split=Split.train) for id, chat in chats.items()])
+    whole = killed(by_the_pair("self", path, court), court, tmp_path / "log")
+    said = vllm_judge(*by_the_pair("self", path, court)[1:])
+    assert " mismatches/s." in said
+    assert court.read_bytes().startswith(whole)
+
+    by_problem: dict[str, list[Answer]] = {id: [] for id in asked}
+    for answer in read_court(court):
+        by_problem[answer.id.split("#")[0]].append(answer)
+    assert all("fall" not in found[-1].metadata and found[-1].verdict == Verdict.right for found in by_problem.values())
+    tokenizer = AutoTokenizer.from_pretrained(trio.TARGET)
+    target = LlamaForCausalLM.from_pretrained(trio.TARGET, dtype="float32").eval()
+    for id in ("p/0", f"p/{PROBLEMS - 1}"):  # from before the kill, and from behind it
+        *swapped, own = by_problem[id]
+        chat = [message.model_dump() for message in own.messages]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        answer = [*tokenizer.encode(own.answer, add_special_tokens=False), tokenizer.eos_token_id]
+        before = likelihoods(target, [*prompt, *answer], len(answer))
+        for line in swapped:
+            ids = tokenizer.encode(line.answer, add_special_tokens=False)
+            behind = answer[len(ids) : len(ids) + 20]
+            after = likelihoods(target, [*prompt, *ids, *behind], 1 + len(behind))
+            place = len(ids) - 1
+            falls = before[place][0] - after[0][0]
+            falls += sum(one[1] for one in before[place + 1 : place + 21]) - sum(one[1] for one in after[1:])
+            assert line.metadata["fall"] == pytest.approx(falls / 21, abs=1e-4)
+    decided = [
+        (line.verdict == Verdict.wrong, not right_so_far(asked[id], line.answer))
+        for id, found in by_problem.items()
+        for line in found[:-1]
+        if line.verdict != Verdict.unknown
+    ]
+    assert sum(wrong for wrong, _ in decided) > PROBLEMS
+    assert sum(wrong == checked for wrong, checked in decided) >= 0.99 * len(decided) > PROBLEMS

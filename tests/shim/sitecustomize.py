@@ -47,6 +47,35 @@ def cast_masks(interpreter):
     builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
 
 
+def patch_once(interpreter):
+    """The interpreter patches Triton's language anew for each function that a kernel calls, which takes longer than the
+    kernels themselves; what is patched already can stay so."""
+    patch, languages = interpreter._patch_lang, [interpreter.tl, interpreter.tl.core]
+    patched = []
+
+    def _patch_lang(function):
+        needed = [one for one in languages if any(value is one for value in function.__globals__.values())]
+        if needed and all(one in patched for one in needed):
+            return interpreter._LangPatchScope()
+        scope = patch(function)
+        restore = scope.restore
+
+        def forget_and_restore():
+            patched.clear()
+            restore()
+
+        patched.extend(needed)
+        scope.restore = forget_and_restore
+        return scope
+
+    interpreter._patch_lang = _patch_lang
+
+
+def repair_interpreter(interpreter):
+    cast_masks(interpreter)
+    patch_once(interpreter)
+
+
 def define_log1p(libdevice):
     """libdevice is code for GPUs; of its functions vLLM's sampling kernels call this one."""
     import numpy
@@ -69,7 +98,7 @@ def sort_for_top_k_top_p(sampler):
 
 REPAIRS = {
     "triton.backends": register_cpu_backend,
-    "triton.runtime.interpreter": cast_masks,
+    "triton.runtime.interpreter": repair_interpreter,
     "triton.language.extra.libdevice": define_log1p,
     "vllm.v1.sample.ops.topk_topp_sampler": sort_for_top_k_top_p,
 }

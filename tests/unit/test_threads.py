@@ -10,7 +10,6 @@ import torch
 
 from vllm_judge import threads
 from vllm_judge.decoding.pair import Pair
-from vllm_judge.replay.verifier import Verifier
 from vllm_judge.training.choices import Dtype
 from vllm_judge.training.sources import TransformersSource
 
@@ -31,14 +30,11 @@ def test_a_small_model_leaves_the_other_cores_alone_and_a_large_one_has_all(eigh
     assert torch.get_num_threads() == expected
 
 
-@pytest.mark.parametrize("tool", ["compare and calibrate", "replay", "hidden states"])
+@pytest.mark.parametrize("tool", ["compare and calibrate", "hidden states and replay"])
 def test_every_tool_chooses_when_it_has_loaded_its_models(eight_cores, tmp_path, tool):
     target, draft = tmp_path / "target", tmp_path / "draft"
     tiny.make_draft(tiny.make_target(target), draft)
-    tiny.make_head(tmp_path / "head", 0.0)
-    if tool == "replay":
-        Verifier.load(str(target), str(tmp_path / "head"), None, torch.float32)
-    elif tool == "hidden states":
+    if tool == "hidden states and replay":
         TransformersSource(str(target), Dtype.float32)
     else:
         Pair.load(str(target), str(draft), torch.float32)

@@ -11,9 +11,11 @@ import typer
 
 from vllm_judge.cli import court, head, label, train
 from vllm_judge.cli.calibrate import calibrate
+from vllm_judge.cli.chat import chat
 from vllm_judge.cli.compare import compare
 from vllm_judge.cli.demo import demo
 from vllm_judge.cli.evaluate import evaluate
+from vllm_judge.cli.make import make
 from vllm_judge.cli.options import example
 from vllm_judge.cli.project import project
 from vllm_judge.cli.push import push
@@ -21,6 +23,7 @@ from vllm_judge.cli.replay import replay
 from vllm_judge.cli.report import report
 from vllm_judge.cli.screen import Commands
 from vllm_judge.cli.shadow import shadow
+from vllm_judge.cli.tune import tune
 from vllm_judge.cli.validate import validate
 from vllm_judge.engine.logs import keep_quiet
 
@@ -38,10 +41,16 @@ def commands(
 
 
 app.command(epilog=example("demo -n 1000 --json demo.json"))(demo)
+app.command(epilog=example("make recipe.yaml", f"make {PAIR} --questions gsm8k --max-accuracy-drop 1 -o my-judge"))(
+    make
+)
 app.add_typer(court.app, name="court")
 app.add_typer(label.app, name="label")
 app.add_typer(train.app, name="train")
 app.command(epilog=example(f"calibrate questions.jsonl {PAIR} --head my-judge -o calibration"))(calibrate)
+app.command(
+    epilog=example("tune my-judge-8 my-judge-16 --target T --questions questions.jsonl -o speeds.jsonl --into my-judge")
+)(tune)
 app.add_typer(head.app, name="head")
 app.command(epilog=example("validate my-judge --target T"))(validate)
 app.command(epilog=example("push my-judge me/T-judge --private"))(push)
@@ -49,6 +58,7 @@ app.command(
     epilog=example("compare --demo -o rules", f"compare {PAIR} --head my-judge --questions questions.jsonl -o rules")
 )(compare)
 app.command(epilog=example("evaluate gsm8k --url http://localhost:8000 --limit 200 -o quality"))(evaluate)
+app.command(epilog=example("chat --url http://localhost:8000"))(chat)
 app.command(epilog=example("shadow --url http://localhost:8000 --seconds 600"))(shadow)
 app.command(epilog=example("replay texts.jsonl --target T --head my-judge -o replay"))(replay)
 app.command(

@@ -77,7 +77,7 @@ def compare(
         pair = Pair.load(target, draft, default_dtype(), device_map)
         asked = questions_file.name
         template = chat_template.read() if chat_template else None
-        questions = held_out_questions(questions_file, pair.tokenizer, template)[:n]
+        questions = held_out_questions([questions_file], pair.tokenizer, template)[:n]
         subject = {"target": target, "draft": draft, "heads": names}
     else:
         raise JudgeError(EITHER_OR)

@@ -1,4 +1,7 @@
-"""`vllm-judge label`: by the final answer, by a model, by people, by a function, or brought along; mine.py has more."""
+"""`vllm-judge label`: by the final answer, by a model, by people, by a function, or brought along.
+
+What a pair finds out by itself: mine.py, self_judge.py.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -19,6 +22,7 @@ from vllm_judge.cli.options import (
     report_failures,
 )
 from vllm_judge.cli.screen import say
+from vllm_judge.cli.self_judge import self_judge
 from vllm_judge.errors import JudgeError
 
 app = typer.Typer(no_args_is_help=True)
@@ -80,6 +84,7 @@ def llm(
 
 
 app.command(epilog=example("label mine questions.jsonl --target T --draft D -o court.jsonl"))(mine)
+app.command("self", epilog=example("label self questions.jsonl --target T --draft D -o court.jsonl"))(self_judge)
 
 
 @app.command(epilog=example("label function court.jsonl my_labels:label -o labelled.jsonl"))

@@ -8,15 +8,19 @@ import typer
 from vllm_judge.cli.options import ChatTemplate, Concurrency, EngineOptions, MaxTokens, Output, Questions, json_object
 from vllm_judge.cli.screen import say
 
+Target = Annotated[str, typer.Option(help="Folder or repository of the target.")]
+Draft = Annotated[str, typer.Option(help="Folder or repository of its draft.")]
+
 if TYPE_CHECKING:
-    from vllm_judge.tokencourt.label.mine import Outcome, Tally
+    from vllm_judge.tokencourt.label.mine import Outcome
+    from vllm_judge.tokencourt.label.run import Tally
 
 
 def mine(
     file: Questions,
     output: Output,
-    target: Annotated[str, typer.Option(help="Folder or repository of the target.")],
-    draft: Annotated[str, typer.Option(help="Folder or repository of its draft.")],
+    target: Target,
+    draft: Draft,
     max_tokens: MaxTokens = 1024,
     concurrency: Concurrency = 128,
     engine: EngineOptions = "{}",
@@ -29,9 +33,9 @@ def mine(
 ) -> None:
     """Finds the draft's tokens that change the target's final answer; run again, it goes on where it stopped."""
     from vllm_judge.tokencourt.court import Answer
-    from vllm_judge.tokencourt.label.mine import load_names
     from vllm_judge.tokencourt.label.mine import mine as mine_questions
     from vllm_judge.tokencourt.label.pair import VllmPair
+    from vllm_judge.tokencourt.label.run import load_names
     from vllm_judge.tokencourt.outputs import claim
     from vllm_judge.tokencourt.questions import read_questions
 
@@ -64,16 +68,17 @@ def _said(outcome: "Outcome", output: Path) -> list[str]:
     if outcome.not_checkable:
         said.append(f"  {outcome.not_checkable} questions passed over: they have no reference or no check")
     if batched.questions:
-        said.append(f"Batched, with prefix caching: {_speed(batched)}.")
+        said.append(f"Batched, with prefix caching: {speed(batched)}.")
     if naive.questions:
-        said.append(f"One by one, without: {_speed(naive)}.")
+        said.append(f"One by one, without: {speed(naive)}.")
     if naive.examined:
         ratio = (batched.examined / batched.seconds) / (naive.examined / naive.seconds)
         said.append(f"Batched is {ratio:.1f} times as fast, by mismatches per second.")
     return said
 
 
-def _speed(tally: "Tally") -> str:
+def speed(tally: "Tally") -> str:
+    """Questions and mismatches a second."""
     return (
         f"{tally.questions} questions in {tally.seconds:.1f} s, {tally.questions / tally.seconds:.3g} questions/s, "
         f"{tally.examined / tally.seconds:.3g} mismatches/s"

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from vllm_judge.cli.options import NumDrafts
+from vllm_judge.cli.options import EngineOptions, NumDrafts, json_object
 from vllm_judge.cli.screen import console, define
 from vllm_judge.errors import JudgeError
+from vllm_judge.training.choices import Dtype, SourceName
 
 DEMO_PROBLEMS = 50
 EITHER_OR = "give either --demo, or a file of texts, --target and --head."
@@ -29,15 +30,23 @@ def replay(
     n: Annotated[int | None, typer.Option("-n", min=1, help="Texts; by default all, of the demo 50 problems.")] = None,
     seed: Annotated[int, typer.Option(help="Which of the demo's problems.")] = 0,
     num_speculative_tokens: NumDrafts = 16,
+    source: Annotated[
+        SourceName | None, typer.Option(help="What runs the target: vllm, and for --demo transformers.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="What the target computes in: auto, and for --demo float32.")
+    ] = None,
+    engine: EngineOptions = "{}",
 ) -> None:
     """Feeds texts that someone else wrote to the target as drafts: what do strict verification and the judge accept?"""
     if demo and (texts or target or head):
         raise JudgeError(EITHER_OR)
-
-    import torch
+    runs = source or (SourceName.transformers if demo else SourceName.vllm)
+    options = json_object(engine, "--engine")
+    if options and runs != SourceName.vllm:
+        raise JudgeError("--engine is for --source vllm only.")
 
     from vllm_judge.cli.tables import replay_table
-    from vllm_judge.decoding.pair import default_dtype
     from vllm_judge.demo import trio
     from vllm_judge.demo.texts import demo_texts
     from vllm_judge.measuring.provenance import about, claim
@@ -47,20 +56,25 @@ def replay(
     from vllm_judge.replay.summary import DEFINITIONS, Replayed, summarise, write_json
     from vllm_judge.replay.texts import read_lines, texts_of
     from vllm_judge.replay.verifier import Verifier
+    from vllm_judge.training.sources import open_source
+
+    def load(target: str, head: str, dtype: Dtype) -> Verifier:
+        return Verifier.load(target, head, threshold, lambda: open_source(runs, target, dtype, options))
 
     claim(output / "replay.json")
     if demo:
-        verifier = Verifier.load(str(trio.TARGET), str(trio.HEADS["evidence"]), threshold, torch.float32)
+        verifier = load(str(trio.TARGET), str(trio.HEADS["evidence"]), dtype or Dtype.float32)
         found = demo_texts(n or DEMO_PROBLEMS, seed, verifier.tokenizer)
         name = "answers to the demo's word problems"
     elif texts and target and head:
         lines = read_lines(texts)[:n]
-        verifier = Verifier.load(target, head, threshold, default_dtype())
+        verifier = load(target, head, dtype or Dtype.auto)
         found = texts_of(texts, lines, verifier.tokenizer)
         name = texts.name
     else:
         raise JudgeError(EITHER_OR)
-    replayed = [Replayed(text, verifier.verify(text.prompt_ids, text.token_ids)) for text in track("replaying", found)]
+    verdicts = verifier.verify([(text.prompt_ids, text.token_ids) for text in found])
+    replayed = [Replayed(text, next(verdicts)) for text in track("replaying", found)]
 
     settings = {
         "texts": name,
@@ -68,6 +82,7 @@ def replay(
         "target": target or "the embedded target",
         "head": head or "the embedded judge",
         "threshold": verifier.threshold,
+        "source": runs.value,
         "num_speculative_tokens": num_speculative_tokens,
     } | ({"seed": seed} if demo else {})
     origin = about(settings)

@@ -1,10 +1,14 @@
 """What the commands have in common on the screen: errors as a sentence, progress, tables, and where each is written."""
 
+import ctypes
 import errno
+import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -13,13 +17,17 @@ from typer.core import TyperGroup
 from vllm_judge import progress
 from vllm_judge.errors import JudgeError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 # What a disk or a folder may refuse in the middle of any command.
 NO_ROOM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 # A table that is piped into a file or a pager has no screen whose width it must keep to.
 WIDE = 200
 # Try it, make a head, deploy it, measure it.
 IN_ORDER = (
-    *("demo", "court", "label", "train", "calibrate"),
+    *("demo", "make", "court", "label", "train", "calibrate", "tune"),
     *("head", "validate", "push"),
     *("compare", "evaluate", "replay", "project", "report"),
 )
@@ -40,12 +48,12 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, [*before, *options])
 
     def invoke(self, ctx: Any) -> Any:
-        progress.show_by(_bar)
+        progress.show_by(_lines if progress.AS_LINES in os.environ else _bar)
         try:
             return super().invoke(ctx)
         except JudgeError as error:
             fail(str(error))
-            raise typer.Exit(1) from None
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             fail("interrupted: what is written is whole, and the same command goes on from there.")
             raise typer.Exit(130) from None
@@ -64,11 +72,22 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """A warning, to standard error."""
     typer.echo(f"vllm-judge: warning: {text}", err=True)
+    _event(warned=text)
 
 
 def fail(text: str) -> None:
     """What went wrong, to standard error; the caller ends the command."""
     typer.echo(f"vllm-judge: {text}", err=True)
+    _event(failed=text)
+
+
+def end_with_parent() -> None:
+    """Of a command that `make` runs: it is interrupted where `make` is killed, and does not work on behind its back."""
+    parent = os.environ.get(progress.AS_LINES)
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != int(parent):  # killed before that was said
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def console() -> Console:
@@ -82,8 +101,8 @@ def define(definitions: Mapping[str, str], out: Console) -> None:
         out.print(f"{name.replace('_', ' ')}: {meaning}.")
 
 
-@contextmanager
-def _bar(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+def bars() -> "Progress":
+    """A display of progress, on standard error."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -94,6 +113,28 @@ def _bar(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as shown:
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True, highlight=False))
+
+
+@contextmanager
+def _bar(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+    with bars() as shown:
         task = shown.add_task(title, total=total, completed=done)
         yield lambda: shown.advance(task)
+
+
+@contextmanager
+def _lines(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+    """For `make`, which shows the progress of all its commands as one."""
+    counted = iter(range(done, sys.maxsize))
+
+    def advance() -> None:
+        _event(title=title, total=total, done=next(counted))
+
+    advance()
+    yield advance
+
+
+def _event(**what: Any) -> None:
+    if progress.AS_LINES in os.environ:
+        print(progress.EVENT + json.dumps(what), flush=True)

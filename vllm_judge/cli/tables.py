@@ -14,6 +14,7 @@ from vllm_judge.quality.scores import STRICT
 from vllm_judge.training.card import ablation_cells
 
 if TYPE_CHECKING:
+    from vllm_judge.calibration.speed import Speed as TimedSpeed
     from vllm_judge.comparison.answers import Contender
     from vllm_judge.comparison.points import Point
     from vllm_judge.demo.outcome import Outcome
@@ -69,6 +70,18 @@ def points_table(chosen: Sequence[Contender], points: Sequence[Point]) -> Table:
             f"{point.accepted_per_cycle:.2f}",
             f"{point.judge_only_share:.1%}",
             style="bold" if point.on_front else None,
+        )
+    return shown
+
+
+def speeds_table(speeds: Sequence[TimedSpeed]) -> Table:
+    """Generated tokens/s: medians, and the range of the rounds."""
+    shown = Table("", "drafts", "at a time", "tokens/s", "range", box=SIMPLE)
+    for one in sorted(speeds, key=lambda one: (one.concurrency, one.head, one.mode)):
+        low, high = min(one.tokens_per_s), max(one.tokens_per_s)
+        name = f"{one.mode}{f', {one.head}' if one.mode == 'judged' else ''}"
+        shown.add_row(
+            name, str(one.drafts or ""), str(one.concurrency), f"{one.median:.0f}", f"{low:.0f} to {high:.0f}"
         )
     return shown
 

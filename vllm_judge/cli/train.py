@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vllm_judge.cli.options import ChatTemplate, CourtFile, EngineOptions, example, json_object
+from vllm_judge.cli.options import ChatTemplate, EngineOptions, example, json_object
 from vllm_judge.cli.screen import console, say, warn
 from vllm_judge.errors import JudgeError
 from vllm_judge.tokencourt.choices import HELD_OUT
@@ -21,13 +21,17 @@ def train() -> None:
 
 @app.command("hidden-states", epilog=example("train hidden-states labelled.jsonl --target T -o states"))
 def hidden_states(
-    file: CourtFile,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="A court.jsonl; several are taken together.")],
     target: Annotated[str, typer.Option(help="Folder or repository of the target that will be served.")],
     output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the hidden states.")],
     source: Annotated[SourceName, typer.Option(help="What computes them.")] = SourceName.vllm,
     dtype: Annotated[Dtype, typer.Option(help="What the target computes in.")] = Dtype.auto,
     store: Annotated[Store, typer.Option(help="What they are stored in.")] = Store.float32,
     engine: EngineOptions = "{}",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Instead of an engine in this process: a server of the target, --runner pooling."),
+    ] = None,
     chat_template: ChatTemplate = None,
     wrong_after_mistake: Annotated[
         bool, typer.Option("--wrong-after-mistake", help="Take tokens after a mistake for wrong, not for no example.")
@@ -42,13 +46,15 @@ def hidden_states(
     from vllm_judge.training.sources import open_source
 
     options = json_object(engine, "--engine")
-    if options and source != SourceName.vllm:
-        raise JudgeError("--engine is for --source vllm only.")
+    if (options or url) and source != SourceName.vllm:
+        raise JudgeError("--engine and --url are for --source vllm only.")
+    if options and url:
+        raise JudgeError("--engine is for an engine in this process: leave it out, or --url.")
     index = extract(
-        file,
+        files,
         target,
         output,
-        lambda: open_source(source, target, dtype, options),
+        lambda: open_source(source, target, dtype, options, url),
         source=source,
         dtype=dtype,
         store=store,

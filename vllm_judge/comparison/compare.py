@@ -1,18 +1,21 @@
 """`vllm-judge compare`: the same prompts under every acceptance rule, answer by answer."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.comparison.answers import Answer, AnswerFolder, Contender
 from vllm_judge.decoding import BATCH_SIZE
-from vllm_judge.decoding.batch import Request
-from vllm_judge.decoding.pair import Pair, Sampling, fingerprint
+from vllm_judge.decoding.batch import Decoded, Request
+from vllm_judge.decoding.pair import Pair, Sampling
 from vllm_judge.decoding.questions import Question
 from vllm_judge.decoding.rules import Rule, all_rules
 from vllm_judge.decoding.rules.judge import judge_rule
 from vllm_judge.errors import JudgeError
-from vllm_judge.head import JudgeHead
+from vllm_judge.head import JudgeHead, fingerprint
 from vllm_judge.progress import bar
 
 BASELINE = "strict"
@@ -63,6 +66,18 @@ def identity(pair: Pair, heads: Mapping[str, JudgeHead], how: Sampling, seed: in
     return {name: fingerprint(module) for name, module in modules.items()} | {"seed": seed, **vars(how)}
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A question, and the contenders, by their indices, of whom there is no answer to it yet."""
+
+    question: Question
+    contenders: list[int]
+
+
+# What answers questions: of each one the contender's index and the generation, as soon as it is there.
+Decode = Callable[[Sequence[Missing]], Iterator[tuple[Question, int, Decoded]]]
+
+
 def measure(
     pair: Pair,
     questions: Sequence[Question],
@@ -72,36 +87,67 @@ def measure(
     folder: AnswerFolder,
     batch_size: int = BATCH_SIZE,
 ) -> list[list[Answer]]:
-    """Answers every question under every contender, unless the folder has the answer already.
+    """Answers every question under every contender with the reference decoder, see `answer_all`.
 
     Args:
         batch_size: see `decode_under`.
+    """
+    return answer_all(
+        questions,
+        chosen,
+        folder,
+        lambda missing: decode(pair, chosen, missing, how, seed, batch_size),
+        pair.tokenizer,
+    )
+
+
+def decode(
+    pair: Pair, chosen: Sequence[Contender], missing: Sequence[Missing], how: Sampling, seed: int, batch_size: int
+) -> Iterator[tuple[Question, int, Decoded]]:
+    """Answers what is missing with the reference decoder, see `Decode`."""
+    requests = [
+        Request(one.question.prompt_ids, [chosen[i].accepts for i in one.contenders], _seed_of(one.question, seed))
+        for one in missing
+    ]
+    for index, runs in pair.decode(requests, how, batch_size):
+        for i, run in zip(missing[index].contenders, runs, strict=True):
+            yield missing[index].question, i, run
+
+
+def answer_all(
+    questions: Sequence[Question],
+    chosen: Sequence[Contender],
+    folder: AnswerFolder,
+    decode: Decode,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[Answer]]:
+    """Answers every question under every contender, unless the folder has the answer already.
+
+    Args:
+        decode: called once, where an answer is missing.
+        tokenizer: the target's.
 
     Returns:
         a list for each contender, with one answer for each question.
     """
     answers = [folder.read(contender) for contender in chosen]
     asked = {question.key: question for question in questions}
-    missing = {key: [i for i, known in enumerate(answers) if key not in known] for key in asked}
-    todo = [question for key, question in asked.items() if missing[key]]
-    requests = [
-        Request(one.prompt_ids, [chosen[i].accepts for i in missing[one.key]], _seed_of(one, seed)) for one in todo
-    ]
-    with bar(f"{len(chosen)} rules and settings", len(asked), len(asked) - len(todo)) as advance:
-        for index, runs in pair.decode(requests, how, batch_size) if requests else ():
-            question = todo[index]
-            for i, run in zip(missing[question.key], runs, strict=True):
-                text = pair.text(run.tokens)
-                answer = Answer(
-                    question=question.key,
-                    right=question.is_right(text),
-                    tokens=len(run.tokens),
-                    cycles=run.cycles,
-                    judge_only=run.judge_only,
-                    text=text,
-                )
-                folder.add(chosen[i], answer)
-                answers[i][question.key] = answer
+    missing = [Missing(one, [i for i, known in enumerate(answers) if one.key not in known]) for one in asked.values()]
+    missing = [one for one in missing if one.contenders]
+    wanted, left = len(asked) * len(chosen), sum(len(one.contenders) for one in missing)
+    with bar(f"answers, {len(chosen)} rules and settings", wanted, wanted - left) as advance:
+        for question, i, run in decode(missing) if missing else ():
+            text = str(tokenizer.decode(run.tokens, skip_special_tokens=True))
+            answer = Answer(
+                question=question.key,
+                right=question.is_right(text),
+                tokens=len(run.tokens),
+                cycles=run.cycles,
+                judge_only=run.judge_only,
+                text=text,
+            )
+            folder.add(chosen[i], answer)
+            answers[i][question.key] = answer
             advance()
     return [[known[question.key] for question in questions] for known in answers]
 

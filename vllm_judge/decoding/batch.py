@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TopPLogitsWarper
@@ -173,7 +174,7 @@ class Batch:
     ) -> list[tuple[Verification, list[int]]]:
         """One text's step, see `Step`: the results that its rules come to, and the rules that come to each."""
         sampled = self.temperature > 0.0
-        noise = _noise(logits, text.running.noise_seed + len(text.tokens)) if sampled else {}
+        noise: dict[str, Any] = _noise(logits, text.running.noise_seed + len(text.tokens)) if sampled else {}
         strict = strict_test(sampling_logits[:-1], drafts, temperature=self.temperature, uniform=noise.get("uniform"))
         step = Step(logits, sampling_logits, draft_logits, hidden, drafts, strict)
         permitted = allowed(logits[:-1], drafts, self.protected)

@@ -1,12 +1,11 @@
 """A target and its draft, loaded, checked against each other, ready to be compared under rules."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vllm_judge import output_layer
 from vllm_judge.decoding import BATCH_SIZE
@@ -57,8 +56,8 @@ class Pair:
         return pair
 
     def load_head(self, name: str) -> JudgeHead:
-        """A judge head from a folder or Hub repository, see `load_head`."""
-        return load_head(name, self.target)
+        """A judge head from a folder or Hub repository, on the target's device, see `load_head`."""
+        return load_head(name, self.target.config).to(self.target.device)
 
     def decode(
         self, requests: Sequence[Request], how: Sampling, batch_size: int = BATCH_SIZE
@@ -78,10 +77,6 @@ class Pair:
             top_p=how.top_p,
             batch_size=batch_size,
         )
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, without the special ones."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def load_model(name: str, dtype: torch.dtype | str, device_map: str | None = None) -> PreTrainedModel:
@@ -108,28 +103,19 @@ def load_model(name: str, dtype: torch.dtype | str, device_map: str | None = Non
     return model if device_map is not None else model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_head(name: str, target: PreTrainedModel) -> JudgeHead:
-    """A judge head from a folder or Hub repository, on its target's device.
+def load_head(name: str, target: PretrainedConfig) -> JudgeHead:
+    """A judge head from a folder or Hub repository.
 
     Raises:
         HeadError: it cannot be loaded, or it is for another hidden size than the target's.
     """
     head = JudgeHead.from_pretrained(name)
-    width = output_layer.width(target.config.get_text_config())
+    width = output_layer.width(target.get_text_config())
     if head.hidden_size != width:
         raise HeadError(f"the judge head in {name} reads {head.hidden_size} numbers, the target has {width}.")
-    return head.to(target.device)
+    return head
 
 
 def default_dtype() -> torch.dtype | str:
     """A checkpoint's own precision on a GPU, float32 on a CPU."""
     return "auto" if torch.cuda.is_available() else torch.float32
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Tells a module from one that was trained further: a hash of its vectors (norms and biases, a head's weights)."""
-    digest = hashlib.sha256()
-    for parameter in module.parameters():
-        if parameter.dim() <= 1:
-            digest.update(parameter.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Questions with checkable answers, of a file that `vllm-judge court questions` wrote."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,23 +32,28 @@ class Question:
 
 
 def held_out_questions(
-    path: Path, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+    paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
 ) -> list[Question]:
-    """The held-out questions of a file whose answers can be checked: heads are not measured on what they learnt from.
+    """The held-out questions of files whose answers can be checked: heads are not measured on what they learnt from.
+
+    A question that several files ask is asked once.
 
     Raises:
         JudgeError: there is none.
-        JudgeError: the file cannot be read.
+        JudgeError: a file cannot be read.
         JudgeError: there is no chat template, or it fails on a question.
     """
-    found = [
-        Question(question_key(one.messages), prompt_ids(one.messages, tokenizer, chat_template, one.id), is_right)
-        for one in records.read(path, questions.Question)
-        if one.split == Split.held_out and (is_right := checker(one))
-    ]
+    found: dict[str, Question] = {}
+    for path in paths:
+        for one in records.read(path, questions.Question):
+            key = question_key(one.messages)
+            if one.split == Split.held_out and key not in found and (is_right := checker(one)):
+                ids = prompt_ids(one.messages, tokenizer, chat_template, one.id)
+                found[key] = Question(key, ids, is_right)
     if not found:
-        raise JudgeError(f"{path} holds no held-out question with a reference and a check.")
-    return found
+        names = " and ".join(map(str, paths))
+        raise JudgeError(f"{names} holds no held-out question with a reference and a check.")
+    return list(found.values())
 
 
 def checker(question: questions.Question) -> Callable[[str], bool] | None:

@@ -4,16 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from vllm_judge.benchmarks.offline import COUNTERS
 from vllm_judge.demo.world import Problem, is_correct
 from vllm_judge.measuring.statistics import accuracy
 
-# vLLM's counters and ours, by the names that `llm.get_metrics()` and /metrics share (there with a suffix `_total`).
-COUNTERS = {
-    "cycles": "vllm:spec_decode_num_drafts",
-    "drafted": "vllm:spec_decode_num_draft_tokens",
-    "accepted": "vllm:spec_decode_num_accepted_tokens",
-    "judge_only": "vllm:spec_decode_num_judge_only_tokens",
-}
 DEFINITIONS = (
     "accepted/cycle: draft tokens accepted per target verification, the target's own token not counted. "
     "judge only: share of the accepted draft tokens that strict verification would have rejected. "

@@ -9,6 +9,7 @@ from pydantic_core import ArgsKwargs
 from vllm_judge.config import SECTION, JudgeConfig, read_speculative_config
 from vllm_judge.engine import fit, support
 from vllm_judge.errors import JudgeConfigError
+from vllm_judge.head_files import shown
 
 # In characters: of a message of vLLM's, as many sentences are kept.
 MAX_REASON = 240
@@ -46,13 +47,13 @@ def first_sentence(error: ValidationError) -> str:
     """The first of pydantic's errors about a speculative config, without the objects that it prints with it."""
     first = error.errors()[0]
     if first["loc"]:
-        field = ".".join(["speculative_config", *map(str, first["loc"])])
-        return f"{field}: {first['msg']}, found {first['input']!r}: correct it."
+        field = ".".join(["speculative_config", *(str(p) if str(p).isidentifier() else shown(p) for p in first["loc"])])
+        return f"{field}: {first['msg']}, found {shown(first['input'])}: correct it."
     reason = _shortened(first["msg"].removeprefix("Value error, "))
     # What vLLM makes a ModelConfig of, and how it tells a draft model's from the target's.
     given = first["input"].kwargs if isinstance(first["input"], ArgsKwargs) else None
     if given is not None and given.get("runner") == "draft":
-        return f"speculative_config.model is {given['model']!r}, which vLLM cannot load as a draft model: {reason}"
+        return f"speculative_config.model is {shown(given['model'])}, which vLLM cannot load as a draft model: {reason}"
     return f"speculative_config: {reason}"
 
 

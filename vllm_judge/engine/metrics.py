@@ -8,7 +8,7 @@ there on they are counts of verdicts, and what those mean is said here.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,7 @@ class JudgeStats:
         self.accepted[shadow] += strict if shadow else passed
         self.gain += passed - strict if shadow else 0
 
-    def counted(self) -> dict[str, dict[tuple[str, ...], int]]:
+    def counted(self) -> dict[str, Mapping[tuple[str, ...], int]]:
         """What to add to each counter, by the values of its labels."""
         outcomes: dict[tuple[str, ...], int] = {}
         probabilities: dict[tuple[str, ...], int] = {}
@@ -103,7 +103,7 @@ class JudgeStats:
                 for bound in LE[verdict // BUCKET :]:
                     probabilities[mode, bound] = probabilities.get((mode, bound), 0) + count
         per_pos = {(str(position),): count for position, count in enumerate(self.judge_only_per_pos)}
-        counts = [
+        counts: list[Mapping[Any, int]] = [
             {(): sum(self.judge_only_per_pos)},
             per_pos,
             outcomes,
@@ -146,6 +146,7 @@ def update_from_output(original: Callable[..., Any], self: Any, scheduler_output
             )
     rows = getattr(model_runner_output, OUTPUT_FIELD, None)
     self.judge_verdicts = {} if rows is None else dict(zip(model_runner_output.req_ids, rows.tolist(), strict=True))
+    self.judge_drafts = scheduler_output.scheduled_spec_decode_tokens
     return original(self, scheduler_output, model_runner_output)
 
 
@@ -175,7 +176,7 @@ def init_prometheus(
     """Around SpecDecodingProm.__init__: our counters beside vLLM's, where a judge is configured. Each is there from the
     start with all values of its labels, so that a rate of it is right from the first token on."""
     original(self, speculative_config, labelnames, per_engine_labelvalues, *args, **kwargs)
-    self.judge_counters: dict[str, Any] = {}
+    self.judge_counters = {}
     if getattr(speculative_config, "judge", None) is None:
         return
     values = {

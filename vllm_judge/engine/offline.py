@@ -2,11 +2,14 @@
 
 import atexit
 import weakref
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 from vllm import LLM
 from vllm.platforms import current_platform
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.progress import bar
@@ -46,6 +49,42 @@ def options_for_seeded_requests() -> dict[str, Any]:
     Until: vLLM rewinds CPU generators too.
     """
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def generate(
+    llm: LLM, prompts: Sequence[str | list[int]], params: Sequence[Any], at_a_time: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Each prompt's index and completion as soon as it is done, where `LLM.generate` waits for the last.
+
+    Args:
+        prompts: texts or token ids; params: a SamplingParams for each.
+        at_a_time: so many are under way at any time; None: all at once.
+
+    Raises:
+        JudgeError: the engine died.
+    """
+    waiting = iter(range(len(prompts)))
+    index: dict[str, int] = {}
+
+    def enqueue(count: int) -> None:
+        if batch := list(islice(waiting, count)):
+            texts = [prompts[number] for number in batch]
+            asked: Any = [{"prompt" if isinstance(one, str) else "prompt_token_ids": one} for one in texts]
+            names = llm.enqueue(asked, [params[number] for number in batch], use_tqdm=False)
+            # vLLM hands out its own names of requests, "number-random", and its outputs have the number.
+            index.update(zip([name.partition("-")[0] for name in names], batch, strict=True))
+
+    try:
+        enqueue(at_a_time or len(prompts))
+        while llm.llm_engine.has_unfinished_requests():
+            outputs: Any = llm.llm_engine.step()
+            for output in outputs:
+                if output.finished:
+                    enqueue(1)
+                    yield index[output.request_id], output.outputs[0]
+    except EngineDeadError:
+        model = llm.model_config.model
+        raise JudgeError(f"the engine of {model} died: its log above says why; run again to go on.") from None
 
 
 def stop(llm: LLM) -> None:

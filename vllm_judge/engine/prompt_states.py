@@ -1,8 +1,8 @@
-"""Hidden states and evidence of prompts' tokens, from an engine that generates: what training reads.
+"""Hidden states and evidence of prompts' tokens, from an engine that generates: what training and replay read.
 
 Where vLLM computes prompt logprobs, its own `compute_logits` is asked for the rows that are wanted, and its output
 layer watched, as in serving. So the target's own logits are the evidence, whatever it does to them, and tensor and
-pipeline parallelism are vLLM's. A worker keeps [N, H] and [N, 4]; logits exist for a block of rows at a time.
+pipeline parallelism are vLLM's. A worker keeps [N, H], [N, 4] and [N]; logits exist for a block of rows at a time.
 """
 
 from typing import Any
@@ -47,12 +47,13 @@ class PromptStatesExtension:
             _watch_v1(self.model_runner, self._prompt_states)
         return None
 
-    def take_prompt_states(self, names: list[str]) -> tuple[str, bytes, bytes] | None:
+    def take_prompt_states(self, names: list[str]) -> tuple[str, bytes, bytes, bytes] | None:
         """Hands over what was kept of sequences, and forgets it.
 
         Returns:
-            The dtype of hidden states, these [N, H], and evidence [N, 4] fp32, of all sequences in order; None on the
-            ranks that keep nothing, and where a row is missing: vLLM has it from a cache, and did not compute it.
+            The dtype of hidden states, these [N, H], evidence [N, 4] fp32, and the target's own choices [N] int64, of
+            all sequences in order; None on the ranks that keep nothing, and where a row is missing: vLLM has it from a
+            cache, and did not compute it.
         """
         if not get_pp_group().is_last_rank or not get_tp_group().is_first_rank:
             return None
@@ -90,19 +91,21 @@ class PromptStates:
         blocks = zip(in_step.split(ROWS), next_tokens.split(ROWS), strict=True)
         asked = [self._ask(hidden_states[block], tokens) for block, tokens in blocks]
         if self._keeps:
-            hidden, said = (torch.cat(column) for column in zip(*asked, strict=True))
+            hidden, said, preferred = (torch.cat(column) for column in zip(*asked, strict=True))
             kept = self._kept.setdefault(wanted["name"], _Kept(len(rows), hidden))
-            kept.hidden[own], kept.evidence[verified] = hidden[of_own], said[of_verified]
+            kept.hidden[own] = hidden[of_own]
+            kept.evidence[verified], kept.preferred[verified] = said[of_verified], preferred[of_verified]
             kept.missing[own, 0] = kept.missing[verified, 1] = False
 
     def _ask(self, rows: torch.Tensor, next_tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The output layer's input [N, H] in rows of a step, and what its logits say of tokens [N, 4], on the host."""
+        """The output layer's input [N, H] in rows of a step, what its logits say of tokens [N, 4], and the tokens that
+        they prefer [N], on the host."""
         hidden, logits = read_once(self._model, self._layer, rows)
         if not self._keeps or logits is None:
             return ()
-        return hidden.cpu(), evidence(logits, next_tokens.to(logits.device)).cpu()
+        return hidden.cpu(), evidence(logits, next_tokens.to(logits.device)).cpu(), logits.argmax(dim=-1).cpu()
 
-    def take(self, names: list[str]) -> tuple[str, bytes, bytes] | None:
+    def take(self, names: list[str]) -> tuple[str, bytes, bytes, bytes] | None:
         """See `PromptStatesExtension.take_prompt_states`."""
         taken = [self._kept.pop(name, None) for name in names]
         complete = [kept for kept in taken if kept is not None and not kept.missing.any()]
@@ -110,16 +113,18 @@ class PromptStates:
             return None
         hidden = torch.cat([kept.hidden for kept in complete])
         said = torch.cat([kept.evidence for kept in complete])
+        preferred = torch.cat([kept.preferred for kept in complete])
         # vLLM's results of collective_rpc may hold bytes, and no tensors.
-        return str(hidden.dtype).removeprefix("torch."), _bytes(hidden), _bytes(said)
+        return str(hidden.dtype).removeprefix("torch."), _bytes(hidden), _bytes(said), _bytes(preferred)
 
 
 class _Kept:
-    """N rows of one sequence: hidden [N, H], evidence [N, 4], and [N, 2] which of both are still missing."""
+    """N rows of one sequence: hidden [N, H]; evidence [N, 4] and preferred [N]; [N, 2] which of both are missing."""
 
     def __init__(self, num_rows: int, like: torch.Tensor):
         self.hidden = like.new_empty(num_rows, like.shape[-1])
         self.evidence = torch.empty(num_rows, len(EVIDENCE))
+        self.preferred = torch.empty(num_rows, dtype=torch.long)
         self.missing = torch.ones(num_rows, 2, dtype=torch.bool)
 
 

@@ -2,8 +2,9 @@
 
 RequestSpecDecodeMetrics counts a request's verifications in the scheduler, travels with its last output, and is given
 out as CompletionOutput.spec_decode_metrics and, over HTTP, as metrics.speculative_decoding, of streams in their last
-chunk. Symptom: it does not say which tokens only the judge accepted. Why: vLLM counts what it verifies itself. How: two
-fields more, carried the same way. Until: a verifier can add figures of its own (no issue upstream).
+chunk. Symptom: it says neither which tokens only the judge accepted, nor how many steps had no drafts to verify,
+without which a request's target passes cannot be counted. Why: vLLM counts what it verifies itself. How: four fields
+more, carried the same way. Until: a verifier can add figures of its own (no issue upstream).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,26 +16,33 @@ from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.kernels.verdicts import JUDGE_ONLY, OUTCOME_MASK, SHADOW
 
+HEAD = "judge_head"  # see `head.fingerprint`
 # Of the accepted drafts, as vLLM counts them: those of the last verification count whole, wherever the answer ends.
 NUMBER = "num_judge_only_tokens"
 # At level "detailed": their places in the answer (0 is its first token), which hold no token behind its end.
 POSITIONS = "judge_only_positions"
+# Behind the first token, which comes with the prompt's own pass.
+UNDRAFTED = "num_steps_without_drafts"
+FIELDS = {HEAD: str, NUMBER: int, POSITIONS: list[int], UNDRAFTED: int}
 
 
 def extend_request_metrics() -> None:
     """Adds the fields to vLLM's RequestSpecDecodeMetrics."""
-    add_fields(RequestSpecDecodeMetrics, {NUMBER: int, POSITIONS: list[int]})
+    add_fields(RequestSpecDecodeMetrics, FIELDS)
 
 
 def update_request(original: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     """Around Scheduler._update_request_with_output, which adds a step's tokens to a request, up to one that ends it."""
     first = request.num_output_tokens
     updated = original(self, request, *args, **kwargs)
-    metrics = request.spec_decode_metrics
-    if metrics is not None and judge_config(self.vllm_config.speculative_config) is not None:
+    metrics, judge = request.spec_decode_metrics, judge_config(self.vllm_config.speculative_config)
+    if metrics is not None and judge is not None:
         # A step's tokens are the accepted drafts, then the target's own.
         places = _judge_only(self.judge_verdicts.get(request.request_id, ()))
+        undrafted = first > 0 and not self.judge_drafts.get(request.request_id)
+        setattr(metrics, HEAD, judge.fingerprint)
         setattr(metrics, NUMBER, (getattr(metrics, NUMBER) or 0) + len(places))
+        setattr(metrics, UNDRAFTED, (getattr(metrics, UNDRAFTED) or 0) + undrafted)
         if self.spec_decode_metrics_level == "detailed":
             in_answer = [first + place for place in places if first + place < request.num_output_tokens]
             setattr(metrics, POSITIONS, [*(getattr(metrics, POSITIONS) or ()), *in_answer])
@@ -48,5 +56,5 @@ def _judge_only(row: Sequence[int]) -> list[int]:
 
 def to_dict(original: Callable[..., dict[str, Any]], self: Any) -> dict[str, Any]:
     """Around RequestSpecDecodeMetrics.to_dict, which makes the response of it."""
-    ours = {name: value for name in (NUMBER, POSITIONS) if (value := getattr(self, name)) is not None}
+    ours = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
     return original(self) | ours

@@ -12,7 +12,7 @@ from vllm_judge import output_layer
 from vllm_judge.config import THINKING, JudgeConfig, JudgeSection, load_head
 from vllm_judge.engine.metrics import JUDGE_ONLY_TOKENS
 from vllm_judge.errors import JudgeConfigError
-from vllm_judge.head import JudgeHead
+from vllm_judge.head import JudgeHead, fingerprint
 from vllm_judge.special_tokens import special_token_ids
 
 logger = init_logger("vllm.judge")
@@ -41,6 +41,7 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
         revision=head.commit,
         threshold=threshold(section, head),
         protected_token_ids=protected_token_ids(vllm_config.model_config),
+        fingerprint=fingerprint(head),
         mode=section.mode,
         share=1.0 if section.share is None else section.share,
         scope=section.scope,

@@ -19,6 +19,7 @@ class ThinkingStates:
 
     def __init__(self, runner: Any, judge: Judge):
         """Watches the runner's steps."""
+        assert judge.thinking is not None  # made only where vLLM was told what reasoning is
         self._runner, self._judge, self._automaton = runner, judge, judge.thinking
         # [] int32 each; None where the judge may accept everywhere.
         self._states: dict[str, torch.Tensor | None] = {}

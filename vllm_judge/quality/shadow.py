@@ -117,7 +117,8 @@ def summarise(slices: Sequence[Counts]) -> Watched:
     def estimate(above: str, below: str, more: str | None = None) -> Estimate | None:
         rows = [asdict(one) for one in slices]
         pairs = [(row[above] + (row[more] if more else 0.0), row[below]) for row in rows if row[below]]
-        return ratio(*zip(*pairs, strict=True)) if len(pairs) > 1 else _alone(pairs)
+        above_all, below_all = [one for one, _ in pairs], [one for _, one in pairs]
+        return ratio(above_all, below_all) if len(pairs) > 1 else _alone(pairs)
 
     total = {name: sum(getattr(one, name) for one in slices) for name in Counts.__dataclass_fields__}
     return Watched(

@@ -4,22 +4,20 @@ This is the experiment that motivates Judge Decoding (Bachmann et al., ICLR 2025
 rejects even a better author's text every few tokens, because it asks whether the target would have used the same words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from vllm_judge import output_layer
-from vllm_judge.decoding.pair import load_head, load_model
+from vllm_judge.decoding.pair import load_head
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import JudgeHead, logit
-from vllm_judge.kernels.reference import allowed, evidence
 from vllm_judge.special_tokens import special_token_ids
-from vllm_judge.threads import set_threads
 from vllm_judge.tokencourt.tokenizer import load_tokenizer
+from vllm_judge.training.sources import Rows, Source
 
-ROWS = 256  # rows of logits that are in fp32 at the same time
+TEXTS = 64  # that are read side by side, where the source can
 
 
 @dataclass(frozen=True)
@@ -55,77 +53,91 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Verifier:
-    """A target with its tokenizer and a judge head; `threshold` is a probability in [0, 1]."""
+    """A target with its tokenizer and a judge head.
 
-    target: PreTrainedModel
+    Attributes:
+        source: what runs the target.
+        threshold: a probability in [0, 1].
+        protected: end-of-sequence and special tokens, which only the strict test may accept.
+    """
+
+    source: Source
     tokenizer: PreTrainedTokenizerBase
     head: JudgeHead
     threshold: float
+    protected: Collection[int]
 
     @classmethod
-    def load(cls, target: str, head: str, threshold: float | None, dtype: torch.dtype | str) -> "Verifier":
-        """Loads target and head, onto a GPU where there is one.
+    def load(cls, target: str, head: str, threshold: float | None, open_source: Callable[[], Source]) -> "Verifier":
+        """Loads head and target.
 
         Args:
             target, head: folders or Hub repositories.
             threshold: None: the head's own.
-            dtype: of the target, as `from_pretrained` takes it.
+            open_source: loads the target; called once all else is found to fit.
 
         Raises:
-            JudgeError: there is no such target.
+            JudgeError: there is no such target, or the source refuses it.
             HeadError: the head cannot be loaded, or is for another hidden size than the target's.
         """
-        tokenizer, model = load_tokenizer(target, "--target"), load_model(target, dtype)
-        set_threads(model)
-        judge = load_head(head, model)
-        return cls(model, tokenizer, judge, judge.threshold if threshold is None else threshold)
+        tokenizer = load_tokenizer(target, "--target")
+        config = AutoConfig.from_pretrained(target)
+        judge = load_head(head, config)
+        try:
+            generation = GenerationConfig.from_pretrained(target)
+        except OSError:  # a model need not have one of its own
+            generation = GenerationConfig.from_model_config(config)
+        end = generation.eos_token_id
+        ends = [] if end is None else [end] if isinstance(end, int) else end
+        protected = {*ends, *special_token_ids(tokenizer)}
+        return cls(open_source(), tokenizer, judge, judge.threshold if threshold is None else threshold, protected)
 
-    @torch.inference_mode()
-    def verify(self, prompt_ids: Sequence[int], text_ids: Sequence[int]) -> Verdicts:
-        """Reads prompt and text in one pass and judges every token of the text.
+    def verify(self, texts: Sequence[tuple[list[int], list[int]]]) -> Iterator[Verdicts]:
+        """Reads texts, some side by side, and judges every token of each.
 
         Args:
-            prompt_ids: at least one token.
-            text_ids: N >= 1 tokens that follow it.
+            texts: of each the prompt, at least one token, and the N >= 1 tokens that follow it.
 
         Raises:
-            JudgeError: together they are longer than the target can read.
+            JudgeError: a prompt and its text are longer than the target can read.
         """
-        length = len(prompt_ids) + len(text_ids)
-        longest = getattr(self.target.config.get_text_config(), "max_position_embeddings", length)
-        if length > longest:
-            raise JudgeError(f"prompt and text have {length} tokens, and the target reads at most {longest}.")
-        ids = torch.tensor([[*prompt_ids, *text_ids]], device=self.target.device)
-        with output_layer.inputs(self.target) as seen:
-            output = self.target(ids, use_cache=False)
-        tokens = ids[0, len(prompt_ids) :]
-        logits = output.logits[0, len(prompt_ids) - 1 : -1]  # row i - 1 verifies token i,
-        hidden = seen[0][0, len(prompt_ids) :]  # the judge reads the token's own row
-        protected = self._protected(logits.shape[-1])
-        parts = [
-            self._rows(*rows, protected)
-            for rows in zip(logits.split(ROWS), hidden.split(ROWS), tokens.split(ROWS), strict=True)
-        ]
-        return Verdicts(*(torch.cat(column).tolist() for column in zip(*parts, strict=True)))
+        lengths = [len(prompt) + len(text) for prompt, text in texts]
+        if self.source.longest is not None and max(lengths, default=0) > self.source.longest:
+            raise JudgeError(
+                f"prompt and text have {max(lengths)} tokens, and the target reads at most {self.source.longest}."
+            )
+        for start in range(0, len(texts), TEXTS):
+            asked = [
+                _Asked(str(index), [*prompt, *text], list(range(len(prompt), len(prompt) + len(text))))
+                for index, (prompt, text) in enumerate(texts[start : start + TEXTS])
+            ]
+            rows = self.source.read(asked)
+            sizes = [len(one.rows) for one in asked]
+            for one, *found in zip(asked, *(column.split(sizes) for column in rows), strict=True):
+                yield self._verdicts(one, Rows(*found))
 
-    def _rows(
-        self, logits: torch.Tensor, hidden: torch.Tensor, tokens: torch.Tensor, protected: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """The fields of Verdicts, in order, for some rows."""
-        said = evidence(logits, tokens)
-        score = self.head.score(hidden, said)
-        judge = (score > logit(self.threshold)) & allowed(logits, tokens, protected)
-        preferred = logits.argmax(dim=-1)
-        return preferred == tokens, judge, said[:, 0].exp(), score.sigmoid(), preferred, said[:, 3]
+    def _verdicts(self, one: "_Asked", rows: Rows) -> Verdicts:
+        tokens = torch.tensor([one.ids[row] for row in one.rows])
+        said = rows.evidence
+        score = self.head.score(rows.hidden, said)
+        permitted = (said[:, 0] > -torch.inf) & ~torch.isin(tokens, torch.tensor(sorted(self.protected)))
+        return Verdicts(
+            strict=(rows.preferred == tokens).tolist(),
+            judge=((score > logit(self.threshold)) & permitted).tolist(),
+            probability=said[:, 0].exp().tolist(),
+            judge_probability=score.sigmoid().tolist(),
+            preferred=rows.preferred.tolist(),
+            preferred_probability=said[:, 3].tolist(),
+        )
 
-    def _protected(self, vocab_size: int) -> torch.Tensor:
-        """[V] bool: end-of-sequence and special tokens, which only the strict test may accept."""
-        end = self.target.generation_config.eos_token_id
-        ends = [] if end is None else [end] if isinstance(end, int) else end
-        special = {*ends, *special_token_ids(self.tokenizer)}
-        protected = torch.zeros(vocab_size, dtype=torch.bool, device=self.target.device)
-        protected[[index for index in special if index < vocab_size]] = True
-        return protected
+
+@dataclass(frozen=True)
+class _Asked:
+    """See `training.sources.Text`."""
+
+    id: str
+    ids: list[int]
+    rows: list[int]
 
 
 def cycles(accepted: Sequence[bool], num_speculative_tokens: int) -> list[int]:

@@ -1,6 +1,6 @@
 """`court.jsonl`: answers with what is right and wrong in them, one a line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -128,6 +128,20 @@ def read_court(path: Path) -> list[Answer]:
         raise JudgeError(f"{path} holds no answer.")
     records.refuse_repeated_ids(path, answers)
     return answers
+
+
+def read_courts(paths: Sequence[Path]) -> list[Answer]:
+    """All answers of several court files; an answer that two of them hold, id, text and label, is taken once.
+
+    Raises:
+        JudgeError: as `read_court`; or two files have different answers under one id.
+    """
+    answers: dict[str, Answer] = {}
+    for path in paths:
+        for answer in read_court(path):
+            if answers.setdefault(answer.id, answer) != answer:
+                raise JudgeError(f"{path} has another answer or label under the id {answer.id!r} than an earlier file.")
+    return list(answers.values())
 
 
 def check(path: Path) -> Iterator[Problem | Answer]:

@@ -1,6 +1,7 @@
 """An OpenAI-compatible endpoint, asked many things at once."""
 
 import asyncio
+import functools
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ J = TypeVar("J")
 # A server that is down fails every request: so many failures in a row end the run instead of going through the rest.
 FAILURES_IN_A_ROW = 20
 OF_NO_USE = (401, 402, 403, 404)  # the next request would be refused too: no right, no credit, no such model
+NO_COMPLETION = "answers something that is no chat completion"
 LONGEST_REASON = 300  # characters of what a server says
 
 
@@ -120,8 +122,30 @@ class Endpoint:
         """
         chat: Any = [message.model_dump() for message in messages]
         create = self._client.chat.completions.with_raw_response.create
+        raw = await self._reply(create(model=self.model, messages=chat, **options))
         try:
-            raw = await create(model=self.model, messages=chat, **options)
+            reply = _Reply.model_validate_json(raw.http_response.content)
+        except ValidationError:
+            raise RequestError(NO_COMPLETION) from None
+        if reply.error:
+            raise RequestError(f"answers an error{_reason(reply.error)}")
+        if not reply.choices:
+            raise RequestError("answers nothing")
+        if missing := reply.choices[0].missing:
+            raise RequestError(missing)
+        return reply.choices[0]
+
+    async def ask(self, path: str, body: dict[str, Any] | None = None) -> bytes:
+        """What the endpoint says at one of its paths: to a body that is posted, or without one; raises as `complete`
+        does."""
+        from httpx import Response  # openai's own client
+
+        asked = self._client.get if body is None else functools.partial(self._client.post, body=body)
+        return bytes((await self._reply(asked(path, cast_to=Response))).content)
+
+    async def _reply(self, asked: Awaitable[Any]) -> Any:
+        try:
+            return await asked
         except self._openai.APITimeoutError:
             raise RequestError("timed out") from None
         except self._openai.APIConnectionError:
@@ -132,18 +156,7 @@ class Endpoint:
                 raise JudgeError(f"{self.url} refuses requests to the model {self.model}: {said}") from None
             raise RequestError(f"answers {said}") from None
         except (self._openai.OpenAIError, ValueError):
-            raise RequestError("answers something that is no chat completion") from None
-        try:
-            reply = _Reply.model_validate_json(raw.http_response.content)
-        except ValidationError:
-            raise RequestError("answers something that is no chat completion") from None
-        if reply.error:
-            raise RequestError(f"answers an error{_reason(reply.error)}")
-        if not reply.choices:
-            raise RequestError("answers nothing")
-        if missing := reply.choices[0].missing:
-            raise RequestError(missing)
-        return reply.choices[0]
+            raise RequestError(NO_COMPLETION) from None
 
     async def close(self) -> None:
         """Ends the connections."""

@@ -65,10 +65,19 @@ CALIBRATION = """
 |---|---|---|---|
 {rows}
 """
+SPEED = """
+## How fast it was
+
+Tokens/s on one machine, medians of {rounds} rounds of {n} questions, greedy; ranges over all pairs of rounds.
+
+| requests at a time | judged | over the target alone | over strict verification with its best number of drafts |
+|---|---|---|---|
+{rows}
+"""
 
 
 def head_card(head: JudgeHead) -> str:
-    """A README.md from what the head's provenance says; measurements, ablation and calibration only where there are."""
+    """A README.md from what the head's provenance says; measurements only where there are."""
     provenance = head.provenance
     inputs = "the target's last hidden state at the token's own row"
     if head.evidence is not None:
@@ -93,6 +102,9 @@ def head_card(head: JudgeHead) -> str:
     if "calibration" in provenance:
         calibration = provenance["calibration"]
         card += CALIBRATION.format(promise=calibration["promise"], rows=_rows(map(_point, calibration["points"])))
+    if "speed" in provenance:
+        speed = provenance["speed"]
+        card += SPEED.format(rounds=speed["rounds"], n=speed["n"], rows=_rows(map(_level, speed["levels"])))
     return card
 
 
@@ -136,6 +148,20 @@ def _point(point: dict[str, Any]) -> tuple[str, str, str, str]:
         interval(point["accuracy"], ".1f", 100),
         interval(point["minus_strict"], "+.1f", 100),
         interval(point["tokens_per_forward"], ".2f"),
+    )
+
+
+def _level(level: dict[str, Any]) -> tuple[str, ...]:
+    judged, strict = level["judged"], level["strict"]
+    ratios = [
+        f"{one['median']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+        for one in (level["over_plain"], level["over_strict"])
+    ]
+    return (
+        str(level["concurrency"]),
+        f"{judged['tokens_per_s']:.0f}, {judged['drafts']} drafts",
+        ratios[0],
+        f"{ratios[1]}, {strict['drafts']} drafts",
     )
 
 

@@ -1,5 +1,6 @@
 """A fitted head written down: its folder with weights, model card, figures and pictures."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,21 @@ def write_head(folder: Path, fitted: FittedHead, false_accepts: float) -> JudgeH
     except OSError as error:
         raise JudgeError(f"the head cannot be written to {folder}: {error.strerror}.") from None
     return head
+
+
+def copy_head(source: Path, folder: Path) -> None:
+    """Copies a head's folder without its judge.json, and takes one away that serves an earlier head there.
+
+    Raises:
+        JudgeError: the folder cannot be written.
+    """
+    try:
+        (folder / JUDGE_JSON).unlink(missing_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=lambda *_: [JUDGE_JSON])
+    except (OSError, shutil.Error) as error:
+        raise JudgeError(
+            f"the head cannot be written to {folder}: {getattr(error, 'strerror', None) or error}."
+        ) from None
 
 
 def provenance(fitted: FittedHead) -> dict[str, Any]:

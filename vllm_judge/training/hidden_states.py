@@ -1,6 +1,6 @@
 """The target's hidden states and evidence of all labelled tokens, from a court.jsonl to a folder of shards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from vllm_judge import output_layer
 from vllm_judge.errors import JudgeError
 from vllm_judge.progress import bar
 from vllm_judge.tokencourt.choices import HELD_OUT
-from vllm_judge.tokencourt.court import read_court
+from vllm_judge.tokencourt.court import read_courts
 from vllm_judge.tokencourt.masks import AfterMistake
 from vllm_judge.training.choices import Dtype, SourceName, Store
 from vllm_judge.training.sequences import Sequences, make_sequences
@@ -33,7 +33,7 @@ def load_target(target: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]
 
 
 def extract(
-    court: Path,
+    courts: Sequence[Path],
     target: str,
     folder: Path,
     open_source: Callable[[], Source],
@@ -49,7 +49,7 @@ def extract(
     """Writes the hidden states of every labelled token; called again, it makes the shards that are missing.
 
     Args:
-        court: labelled answers.
+        courts: files of labelled answers.
         target: a folder or Hub repository.
         folder: where the shards go.
         open_source: loads the target; called only where a shard is missing.
@@ -60,7 +60,7 @@ def extract(
 
     Raises:
         JudgeError: the target cannot be used, the folder holds other hidden states, or the disk is full.
-        JudgeError: the court file cannot be read.
+        JudgeError: a court file cannot be read, or two hold one id.
     """
     config, tokenizer = load_target(target)
     text = config.get_text_config()
@@ -68,7 +68,7 @@ def extract(
     context = max_length or getattr(text, "max_position_embeddings", None)
     # The last token of a full context has no row of its own in a server: nothing can follow it.
     longest = None if context is None else context - 1
-    sequences = make_sequences(read_court(court), tokenizer, longest, chat_template, after, held_out)
+    sequences = make_sequences(read_courts(courts), tokenizer, longest, chat_template, after, held_out)
     settings = Settings(
         target=target,
         revision=getattr(config, "_commit_hash", None),
@@ -96,7 +96,7 @@ def _make_missing(folder: Path, index: Index, sequences: Sequences, open_source:
     with bar("shards", len(index.shards), len(index.shards) - len(missing)) as advance:
         for shard in missing:
             members = [by_id[answer.id] for answer in shard.answers]
-            hidden, said = source.read(members)
+            hidden, said, _ = source.read(members)
             _check(hidden, index.settings, shard)
             columns = Columns(
                 hidden=hidden.to(STORES[index.settings.store]),

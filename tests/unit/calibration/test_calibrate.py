@@ -7,9 +7,7 @@ whose weights change or that loses its provenance, answers given again by a seco
 from pathlib import Path
 
 import pytest
-import torch
-from chat_model import make_chat_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from vllm_judge.calibration.calibrate import choose_threshold
@@ -17,13 +15,9 @@ from vllm_judge.cli import app
 from vllm_judge.comparison.points import Point
 from vllm_judge.config import read_speculative_config
 from vllm_judge.decoding.questions import held_out_questions
-from vllm_judge.errors import JudgeError
+from vllm_judge.errors import PromiseError
 from vllm_judge.head import JudgeHead
 from vllm_judge.measuring.statistics import Estimate
-from vllm_judge.tokencourt import records
-from vllm_judge.tokencourt.choices import Check, Split
-from vllm_judge.tokencourt.court import Message
-from vllm_judge.tokencourt.questions import Question
 
 
 def point(threshold: float | None, minus_strict: tuple[float, float, float], speed: float, n: int = 1000) -> Point:
@@ -39,47 +33,35 @@ def test_the_fastest_threshold_that_keeps_the_promise_is_chosen():
     slow = point(0.9, (0.001, -0.004, 0.006), 4.0)
     assert choose_threshold([strict, fast, middle, slow], 1.0) is middle
     assert choose_threshold([strict, fast, middle, slow], 3.0) is fast
-    with pytest.raises(JudgeError, match="on 1000 questions no threshold can be shown to keep"):
+    # Slow: 0.5 points down to the interval's end, 0.2 points of room: (0.5 / 0.2)^2 as many questions.
+    nearest = r"nearest comes 0.9, at \+0.1 \[-0.4, \+0.6\]: about 6,250 questions would show it"
+    with pytest.raises(PromiseError, match=f"on 1000 questions no threshold can be shown to keep .*{nearest}"):
         choose_threshold([strict, fast, middle, slow], 0.1)
+    with pytest.raises(PromiseError, match=r"nearest comes 0.5, .*: no number of questions would show it at that"):
+        choose_threshold([strict, fast, middle], 0.05)
 
 
 def test_few_questions_without_a_difference_prove_nothing():
     strict = point(None, (0, 0, 0), 2.0)
-    with pytest.raises(JudgeError):
+    with pytest.raises(
+        PromiseError, match=r"nearest comes 0.5, at \+0.0 \[-1.5, \+0.0\]: about 300 questions would show it"
+    ):
         choose_threshold([strict, point(0.5, (0, 0, 0), 9.0, n=200)], 1.0)
     assert choose_threshold([strict, point(0.5, (0, 0, 0), 9.0, n=300)], 1.0).setting == {"threshold": 0.5}
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Path:
-    """target, draft, a head that is even at every token, and questions.jsonl."""
-    target = make_chat_model(tmp_path / "target")
-    draft = AutoModelForCausalLM.from_pretrained(target)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in draft.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    draft.save_pretrained(tmp_path / "draft")
-    AutoTokenizer.from_pretrained(target).save_pretrained(tmp_path / "draft")
-    head = JudgeHead(64, target_model="target", provenance={"method": "none"})
-    head.requires_grad_(False).save_pretrained(tmp_path / "head")
-    questions = [
-        Question(
-            id=str(number),
-            messages=[Message(role="user", content=f"What is {number} + 1?")],
-            split=Split.held_out if number % 2 else Split.train,
-            reference=str(number + 1),
-            check=Check.number,
-        )
-        for number in range(10)
-    ]
-    records.write(tmp_path / "questions.jsonl", questions)
-    return tmp_path
-
-
 def calibrate(world: Path, max_accuracy_drop: float, *more: object) -> tuple[int, str]:
     command = ["calibrate", world / "questions.jsonl", "--head", world / "head", "-o", world / "answers"]
-    command += ["--target", world / "target", "--draft", world / "draft", "--max-accuracy-drop", max_accuracy_drop]
+    command += [
+        "--source",
+        "transformers",
+        "--target",
+        world / "target",
+        "--draft",
+        world / "draft",
+        "--max-accuracy-drop",
+        max_accuracy_drop,
+    ]
     command += ["--threshold", 0.7, "--threshold", 0.3, "--num-speculative-tokens", 4, "--max-new-tokens", 12, *more]
     result = CliRunner().invoke(app, [str(part) for part in command])
     return result.exit_code, result.output
@@ -88,7 +70,7 @@ def calibrate(world: Path, max_accuracy_drop: float, *more: object) -> tuple[int
 def test_the_threshold_goes_into_the_head_with_the_evidence_for_it(world, monkeypatch):
     before = (world / "head" / "config.json").read_bytes()
     code, said = calibrate(world, 1.0)
-    assert code == 1 and "on 5 questions no threshold can be shown to keep accuracy within 1 points" in said
+    assert code == 3 and "on 5 questions no threshold can be shown to keep accuracy within 1 points" in said
     assert (world / "head" / "config.json").read_bytes() == before
     assert not (world / "head" / "judge.json").exists(), "nothing is served that keeps no promise"
 
@@ -132,9 +114,20 @@ def test_heads_are_measured_side_by_side_and_each_gets_its_own_threshold(world):
     assert all(any(point["on_front"] for point in one["points"]) for one in calibrations), "a front of its own"
 
 
+def test_a_copy_is_calibrated_and_the_head_stays_as_it_was(world):
+    before = {file.name: file.read_bytes() for file in (world / "head").iterdir()}
+    assert calibrate(world, 100.0, "--into", world / "copy")[0] == 0
+    assert {file.name: file.read_bytes() for file in (world / "head").iterdir()} == before
+    config, section = read_speculative_config(world / "copy")
+    assert config["num_speculative_tokens"] == 4 and section is not None and section.model == str(world / "copy")
+    assert JudgeHead.from_pretrained(world / "copy").threshold == 0.3
+    code, said = calibrate(world, 100.0, "--into", world / "copy", "--into", world / "copy")
+    assert code == 1 and "give one --into for each --head: found 2 and 1" in said
+
+
 def test_held_out_questions_are_asked_as_the_server_would_and_checked(world):
     tokenizer = AutoTokenizer.from_pretrained(world / "target")
-    asked = held_out_questions(world / "questions.jsonl", tokenizer)
+    asked = held_out_questions([world / "questions.jsonl"] * 2, tokenizer)
     assert len(asked) == 5
     assert tokenizer.decode(asked[0].prompt_ids) == "<user>What is 1 + 1?<assistant>"
     assert asked[0].is_right("The answer is 2.") and not asked[0].is_right("The answer is 3.")

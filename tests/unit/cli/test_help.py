@@ -60,15 +60,18 @@ def _failing_with(member: type[Exception]) -> Callable[[], None]:
     return fails
 
 
-def test_an_error_of_the_family_is_a_sentence_and_exit_code_1():
+def test_an_error_of_the_family_is_a_sentence_and_an_exit_code():
     family = [errors.JudgeError, *errors.JudgeError.__subclasses__()]
-    assert len(family) > 1
+    assert len(family) > 1 and {one.exit_code for one in family} == {1, 3}, "3: measured, and the answer is no"
     for member in family:
         group = typer.Typer(cls=screen.Commands)
 
         group.callback(invoke_without_command=True)(_failing_with(member))
         done = CliRunner().invoke(group, [])
-        assert (done.exit_code, done.output) == (1, "vllm-judge: threshold is 2: give a number from 0 to 1.\n")
+        assert (done.exit_code, done.output) == (
+            member.exit_code,
+            "vllm-judge: threshold is 2: give a number from 0 to 1.\n",
+        )
 
 
 def test_a_table_that_is_piped_is_not_cut(capsys):

@@ -130,7 +130,7 @@ def test_strict_verification_gives_the_targets_own_text(tmp_path, pair, question
     for question, answer in zip(questions, strict, strict=True):
         prompt = torch.tensor([question.prompt_ids])
         tokens = pair.target.generate(prompt, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)
-        assert answer.text == pair.text(tokens[0, prompt.shape[1] :])
+        assert answer.text == pair.tokenizer.decode(tokens[0, prompt.shape[1] :], skip_special_tokens=True)
         assert answer.right == (len(answer.text) % 2 == 0)
 
 

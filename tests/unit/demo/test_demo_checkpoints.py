@@ -89,7 +89,7 @@ def test_in_the_harder_world_the_judge_keeps_unlikely_right_tokens_and_sees_like
             asked = [Message(role="user", content=question)]
             court.append(label(Answer(id=str(number), messages=asked, answer=tokenizer.decode(ids), model="draft")))
     extract(
-        tmp_path / "court.jsonl",
+        [tmp_path / "court.jsonl"],
         str(models.target),
         tmp_path / "states",
         lambda: TransformersSource(str(models.target), Dtype.float32),

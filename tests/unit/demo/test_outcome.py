@@ -2,7 +2,8 @@
 
 import pytest
 
-from vllm_judge.demo.outcome import COUNTERS, Outcome
+from vllm_judge.benchmarks.offline import COUNTERS
+from vllm_judge.demo.outcome import Outcome
 from vllm_judge.demo.world import problems
 
 

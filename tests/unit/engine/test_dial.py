@@ -20,7 +20,7 @@ from vllm_judge.engine.judge import Judge
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     folder = tiny.make_head(tmp_path_factory.mktemp("heads") / "judge", 0.0)
-    config = JudgeConfig(str(folder), None, threshold=0.5, protected_token_ids=(0, tiny.EOS, 100_000))
+    config = JudgeConfig(str(folder), None, threshold=0.5, protected_token_ids=(0, tiny.EOS, 100_000), fingerprint="")
     return Judge(config, tiny.VOCAB, torch.device("cpu"))
 
 

@@ -17,7 +17,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from vllm_judge.cli import app
@@ -25,9 +25,10 @@ from vllm_judge.decoding.decoder import speculative_decode
 from vllm_judge.demo.tokenizer import train_tokenizer
 from vllm_judge.errors import JudgeError
 from vllm_judge.head import logit
-from vllm_judge.replay import verifier as replay
 from vllm_judge.replay.texts import read_lines, texts_of
-from vllm_judge.replay.verifier import Verifier, cycles
+from vllm_judge.replay.verifier import Verdicts, Verifier, cycles
+from vllm_judge.training import sources
+from vllm_judge.training.choices import Dtype
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +42,41 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def verifier(models: Path) -> Verifier:
-    return Verifier.load(str(models / "target"), str(models / "head"), None, torch.float32)
+    return load(models, "head")
+
+
+@pytest.fixture(scope="module")
+def target(models: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(models / "target").eval()
+
+
+def load(models: Path, head: str) -> Verifier:
+    target = str(models / "target")
+    return Verifier.load(target, str(models / head), None, lambda: sources.TransformersSource(target, Dtype.float32))
+
+
+def verify(verifier: Verifier, prompt: list[int], text: list[int]) -> Verdicts:
+    [found] = verifier.verify([(prompt, text)])
+    return found
 
 
 @torch.inference_mode()
-def rows(verifier: Verifier, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def rows(target: LlamaForCausalLM, tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and hidden state of the last row, from a pass of its own."""
-    output = verifier.target.model(torch.tensor([tokens]))
-    return verifier.target.lm_head(output.last_hidden_state)[0, -1], output.last_hidden_state[0, -1]
+    output = target.model(torch.tensor([tokens]))
+    return target.lm_head(output.last_hidden_state)[0, -1], output.last_hidden_state[0, -1]
 
 
-def test_every_token_is_judged_at_its_own_row(verifier, monkeypatch):
-    monkeypatch.setattr(replay, "ROWS", 7)  # several chunks, the last one short
+def test_every_token_is_judged_at_its_own_row(verifier, target, monkeypatch):
+    monkeypatch.setattr(sources, "ROWS", 7)  # several chunks, the last one short
     prompt, text = tiny.prompts(1)[0], tiny.prompts(1, 40, seed=9)[0]
-    text[5:9] = [int(rows(verifier, prompt + text[:5])[0].argmax())] * 4
-    threshold = statistics.median(verifier.verify(prompt, text).judge_probability)
-    found = dataclasses.replace(verifier, threshold=threshold).verify(prompt, text)
+    text[5:9] = [int(rows(target, prompt + text[:5])[0].argmax())] * 4
+    threshold = statistics.median(verify(verifier, prompt, text).judge_probability)
+    at_median = dataclasses.replace(verifier, threshold=threshold)
+    _, found, _ = at_median.verify([(prompt, text[:3]), (prompt, text), (prompt, text[:1])])
     for i, token in enumerate(text):
-        logits, _ = rows(verifier, prompt + text[:i])
-        _, hidden = rows(verifier, prompt + text[: i + 1])
+        logits, _ = rows(target, prompt + text[:i])
+        _, hidden = rows(target, prompt + text[: i + 1])
         log_probs = logits.log_softmax(-1)
         top, entropy = log_probs.max(), -(log_probs.exp() * log_probs).sum()
         score = verifier.head.score(hidden, torch.stack([log_probs[token], entropy, top - log_probs[token], top.exp()]))
@@ -72,23 +89,24 @@ def test_every_token_is_judged_at_its_own_row(verifier, monkeypatch):
     assert set(found.names) == {"strict", "judge only", "rejected"}
 
 
-def test_a_text_of_judge_decoding_is_accepted_in_whole_and_its_judge_only_tokens_are_the_decoders(verifier, models):
+def test_a_text_of_judge_decoding_is_accepted_in_whole_and_its_judge_only_tokens_are_the_decoders(
+    verifier, target, models
+):
     draft = AutoModelForCausalLM.from_pretrained(models / "draft").eval()
     prompts = tiny.prompts(4)
     answers = speculative_decode(
-        verifier.target, draft, prompts, num_speculative_tokens=1, max_new_tokens=61, head=verifier.head
+        target, draft, prompts, num_speculative_tokens=1, max_new_tokens=61, head=verifier.head
     )
     for prompt, decoded in zip(prompts, answers, strict=True):
-        names = verifier.verify(prompt, decoded.tokens).names
+        names = verify(verifier, prompt, decoded.tokens).names
         assert "rejected" not in names
         assert names.count("judge only") == decoded.judge_only > 0
 
 
 def test_the_judge_accepts_no_special_token(models):
-    accepting = tiny.make_head(models / "all", 100.0)
-    verifier = Verifier.load(str(models / "target"), str(accepting), None, torch.float32)
+    tiny.make_head(models / "all", 100.0)
     text = [5, tiny.SPECIAL, 6, tiny.EOS, 7]
-    found = verifier.verify(tiny.prompts(1)[0], text)
+    found = verify(load(models, "all"), tiny.prompts(1)[0], text)
     assert found.judge == [True, False, True, False, True]
 
 
@@ -157,7 +175,7 @@ def test_a_line_that_is_no_text_is_named(tmp_path, verifier, line, message):
 
 def test_a_text_beyond_the_targets_context_is_refused(verifier):
     with pytest.raises(JudgeError, match=r"have 513 tokens, and the target reads at most 512\."):
-        verifier.verify([5], [6] * 512)
+        verify(verifier, [5], [6] * 512)
 
 
 def test_the_command_writes_numbers_picture_and_a_page_that_needs_nothing_else(models, tmp_path):
@@ -166,7 +184,9 @@ def test_the_command_writes_numbers_picture_and_a_page_that_needs_nothing_else(m
     lines = [{"prompt": "w7 w8", "text": text, "author": author} for text in texts]
     path = write(tmp_path / "texts.jsonl", *lines, {"prompt": "w3", "text": "w4", "author": "another"})
     options = ["--target", str(models / "target"), "--head", str(models / "head"), "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, ["replay", str(path), "--num-speculative-tokens", "4", *options])
+    done = CliRunner().invoke(
+        app, ["replay", str(path), "--source", "transformers", "--num-speculative-tokens", "4", *options]
+    )
     assert done.exit_code == 0, done.output
 
     report = json.loads((tmp_path / "out" / "replay.json").read_text())

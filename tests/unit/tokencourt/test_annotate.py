@@ -4,9 +4,7 @@ It would catch: a key or click that does nothing or the wrong thing, a click tha
 so, a span that is off after an emoji, an undo that forgets, a page that any other web page could write to.
 """
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import chromium
 import pytest
 from sklearn.metrics import cohen_kappa_score
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -29,12 +28,6 @@ from vllm_judge.tokencourt.annotate.pieces import pieces_in, pieces_of, span_of
 from vllm_judge.tokencourt.annotate.store import Notebook, Opinion, read_opinions
 from vllm_judge.tokencourt.court import Answer, Message, Span, Verdict, read_court
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# What keeps a browser quiet in a sandbox without a network.
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 PAGE_SECONDS = 60
 TEXTS = ["A dozen 😀 is 12, so two are 25 in all.", "Two and two is four.", "Ice is hot.\n\nSo it burns."]
 
@@ -89,13 +82,8 @@ def serve(court: Path) -> Iterator[object]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: the annotation page is not tested in a browser")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium.chromium() as browser:
         yield browser
-        browser.close()
 
 
 def opened(browser, server: Server, annotator: str):
@@ -107,11 +95,11 @@ def opened(browser, server: Server, annotator: str):
 
 
 def said(page, text: str) -> None:
-    page.wait_for_function(f"document.getElementById('said').textContent === {json.dumps(text)}")
+    chromium.shows(page.locator("#said"), text)
 
 
 def shows(page, text: str) -> None:
-    page.wait_for_function(f"document.getElementById('answer').textContent === {json.dumps(text)}")
+    chromium.shows(page.locator("#answer"), text)
 
 
 def test_clicks_and_keys_leave_labels_on_disk_and_survive_a_kill(court, serve, browser):
@@ -163,7 +151,7 @@ def test_a_mark_can_be_longer_and_stops_at_white_space(court, serve, browser):
     page.locator("#answer b", has_text="hot").click()
     page.locator("#answer b", has_text="So").click(modifiers=["Shift"])
     said(page, "Saved: answer 3 wrong")
-    page.wait_for_function("document.querySelectorAll('#answer b.wrong').length === 2")
+    page.locator("#answer b.wrong").nth(1).wait_for()
     mistake = read_opinions(court)["alice"]["a/2"].mistake
     assert TEXTS[2][mistake.start : mistake.end] == "hot.\n\nSo"
 
@@ -192,6 +180,23 @@ def test_two_people_see_how_far_they_agree_and_their_labels_are_collected(court,
     assert second.verdict == Verdict.right
     assert third.verdict == Verdict.unknown
     assert set(third.metadata["opinions"]) == {"alice", "bob"}
+
+
+def test_what_a_court_file_holds_is_shown_as_text_and_runs_nothing(court, serve, browser):
+    asked = [Message(role="user", content=chromium.HOSTILE)]
+    reference = {"reference": chromium.HOSTILE}
+    records.write(
+        court,
+        [
+            Answer(
+                id=chromium.HOSTILE, messages=asked, answer=chromium.HOSTILE, model=chromium.HOSTILE, metadata=reference
+            )
+        ],
+    )
+    page = opened(browser, serve("alice"), "alice")
+    assert page.locator("#question").text_content() == page.locator("#answer").text_content() == chromium.HOSTILE
+    assert chromium.HOSTILE in page.locator("#meta").text_content()
+    chromium.assert_nothing_was_taken_or_can_be(page)
 
 
 def test_no_other_page_can_reach_the_server(serve):

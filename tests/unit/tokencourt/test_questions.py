@@ -149,6 +149,7 @@ def test_an_empty_input_is_one_sentence(tmp_path):
         ("court", "answers", empty, "--model", "m"),
         ("label", "answers", empty),
         ("label", "mine", empty, "--target", "t", "--draft", "d"),
+        ("label", "self", empty, "--target", "t", "--draft", "d"),
     ):
         code, said = vllm_judge(*command, "-o", out)
         assert (code, said.count("\n")) == (1, 1), said
@@ -178,6 +179,7 @@ COMMANDS = {
     "labels": ("label", "answers", "court"),
     "llm": ("label", "llm", "court", "--model", "m", "--endpoint", "http://127.0.0.1:9/v1"),
     "mine": ("label", "mine", "questions", "--target", "t", "--draft", "d"),
+    "self": ("label", "self", "questions", "--target", "t", "--draft", "d"),
 }
 
 
@@ -189,6 +191,7 @@ COMMANDS = {
         *(("labels", output) for output in ("questions", "text", "people")),
         *(("llm", output) for output in ("court", "questions", "text")),
         *(("mine", output) for output in ("questions", "text")),
+        *(("self", output) for output in ("questions", "text")),
     ],
 )
 def test_an_output_that_is_not_the_commands_own_is_refused_and_stays_as_it_is(files, command, output):

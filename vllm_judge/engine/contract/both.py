@@ -110,9 +110,11 @@ BOTH = (
     Names("vllm.v1.metrics.loggers:PrometheusStatLogger", ("_gauge_cls", "engine_indexes", "vllm_config")),
 )
 
-# What offline.py stops when a command ends.
+# What offline.py asks step by step, and stops when a command ends.
 OFFLINE = (
-    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core",)),
+    Names("vllm.entrypoints.llm:LLM", ("enqueue",)),
+    Names("vllm.outputs:CompletionOutput", ("spec_decode_metrics",)),
+    Names("vllm.v1.engine.llm_engine:LLMEngine", ("engine_core", "has_unfinished_requests", "step")),
     Names("vllm.v1.engine.core_client:MPClient", ("shutdown",)),
     Names("vllm.v1.engine.core_client:SyncMPClient", ("output_queue_thread",)),
 )

@@ -1,10 +1,7 @@
 """The page's server: hands out answers, keeps every click."""
 
-import socket
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -12,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from vllm_judge.errors import JudgeError
+from vllm_judge.page.local import local_app, page
 from vllm_judge.tokencourt.annotate.agreement import agreements
 from vllm_judge.tokencourt.annotate.pieces import pieces_in, pieces_of, span_of
 from vllm_judge.tokencourt.annotate.store import Notebook, Opinion, read_opinions
@@ -50,30 +48,10 @@ def annotation_app(
         answers: what is to be annotated, in the order of the page.
         notebooks: an open one for each annotator.
         tokenizer: cuts answers into tokens; words without one.
-        name: what the server may be called by besides localhost, this machine's own name, and any address in numbers.
-            Without this check a web page that the browser has open could reach it under a name of its own, which it
-            points here. A change must be JSON and have an Origin that is the Host besides, or such a page could have
-            the browser send one.
+        name: the server's, see `local_app`.
     """
-    app = FastAPI(title="vllm-judge annotate", docs_url=None, redoc_url=None, openapi_url=None)
-    names = {"localhost", socket.gethostname().lower(), name.lower()}
+    app = local_app("vllm-judge annotate", name)
     index_of = {answer.id: index for index, answer in enumerate(answers)}
-
-    @app.middleware("http")
-    async def only_by_the_page(request: Request, call_next: Any) -> Any:
-        """A request calls the server by a name of its own. A change comes as JSON, which no other page's form can send,
-        and from this very page."""
-        called = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        if called not in names and not _is_address(called):
-            return JSONResponse({"detail": f"this server is not called {called!r}"}, 400)
-        if request.method not in ("GET", "HEAD"):
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "application/json":
-                return JSONResponse({"detail": f"a change is sent as application/json, found {kind!r}"}, 415)
-            origin = request.headers.get("origin")
-            if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
-                return JSONResponse({"detail": f"a change comes from the page itself, found the origin {origin}"}, 403)
-        return await call_next(request)
 
     def named(annotator: Annotated[str, Query()]) -> str:
         if annotator not in notebooks:
@@ -103,8 +81,8 @@ def annotation_app(
         return JSONResponse({"detail": str(error)}, status_code=507)
 
     @app.get("/")
-    async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"))
+    async def index() -> HTMLResponse:
+        return page(PAGE)
 
     @app.get("/api/annotators")
     async def annotators() -> list[str]:
@@ -151,12 +129,3 @@ def _opinion(answer: Answer, said: Said, tokenizer: PreTrainedTokenizerBase | No
     if not 0 <= said.first <= last < len(pieces):
         raise HTTPException(422, f"no pieces {said.first} to {last}: the answer has {len(pieces)}")
     return Opinion(verdict=said.verdict, mistake=span_of(answer.answer, pieces, said.first, last))
-
-
-def _is_address(host: str) -> bool:
-    """Whether a host is said in numbers: no other page can point a name of its own at those."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""The mismatches of a draft and a target that AutoJudge labels (arXiv 2504.20039), said in characters."""
+"""The mismatches of a draft and a target that AutoJudge (arXiv 2504.20039) and SelfJudge label, said in characters."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ class Mismatch:
 
     Attributes:
         place: index into the answer's tokens.
-        important: whether the draft's token changes the final answer.
+        important: whether the draft's token is a mistake; None where that cannot be said.
         target_token, draft_token: their ids.
     """
 
     place: int
-    important: bool
+    important: bool | None
     target_token: int
     draft_token: int
 
@@ -41,33 +41,57 @@ def important_answers(
     skipped: Counter[str],
     **common: Any,
 ) -> Iterator[Answer]:
-    """For every important mismatch the answer up to and with the draft's token, which is the mistake.
+    """`swapped_answer` of every important mismatch, whose token is the mistake; others are passed over.
 
-    Only that token is labelled: what stands before is labelled by the line of the final answer.
+    What stands before is labelled by the line of the final answer.
 
     Args:
-        name: the lines' ids are this and the place.
-        ids: tokens of the final answer; an important mismatch has the target's token there.
-        mismatches: others than important ones are passed over.
-        tokenizer: of the pair.
-        skipped: counts the mismatches that cannot be said in characters, by reason.
-        common: the other fields of `Answer`.
+        name, ids, tokenizer, common: as there.
+        mismatches: of the answer.
+        skipped: counts those that cannot be said in characters, by reason.
     """
-    metadata = common.pop("metadata", {})
     for mismatch in mismatches:
         if not mismatch.important:
             continue
-        before = text_of(ids[: mismatch.place], tokenizer)
-        answer = text_of([*ids[: mismatch.place], mismatch.draft_token], tokenizer)
-        if not answer.startswith(before) or "\ufffd" in answer[len(before) :] or answer == before:
+        answer = swapped_answer(name, ids, mismatch, Verdict.wrong, tokenizer, **common)
+        if answer is None:
             skipped[NO_TEXT] += 1
-            continue
-        yield Answer(
-            id=f"{name}/{mismatch.place}",
-            answer=answer,
-            verdict=Verdict.wrong,
-            mistake=Span(start=len(before), end=len(answer)),
-            labelled_from=len(before),
-            metadata={**metadata, "instead_of": text_of([mismatch.target_token], tokenizer)},
-            **common,
-        )
+        else:
+            yield answer
+
+
+def swapped_answer(
+    name: str,
+    ids: Sequence[int],
+    mismatch: Mismatch,
+    verdict: Verdict,
+    tokenizer: PreTrainedTokenizerBase,
+    **common: Any,
+) -> Answer | None:
+    """An answer up to and with the draft's token, of which only that token is labelled.
+
+    Args:
+        name: the line's id is this and the place.
+        ids: tokens of the answer, with the target's token at the mismatch.
+        mismatch: where the draft's token goes.
+        verdict: on that token.
+        tokenizer: of the pair.
+        common: the other fields of `Answer`.
+
+    Returns:
+        None where the draft's token is no text of its own.
+    """
+    metadata = common.pop("metadata", {})
+    before = text_of(ids[: mismatch.place], tokenizer)
+    answer = text_of([*ids[: mismatch.place], mismatch.draft_token], tokenizer)
+    if not answer.startswith(before) or "\ufffd" in answer[len(before) :] or answer == before:
+        return None
+    return Answer(
+        id=f"{name}/{mismatch.place}",
+        answer=answer,
+        verdict=verdict,
+        mistake=Span(start=len(before), end=len(answer)) if verdict == Verdict.wrong else None,
+        labelled_from=len(before),
+        metadata={**metadata, "instead_of": text_of([mismatch.target_token], tokenizer)},
+        **common,
+    )

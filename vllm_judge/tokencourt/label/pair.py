@@ -1,8 +1,8 @@
-"""A target and its draft in vLLM, as mining uses them."""
+"""A target and its draft in vLLM, as the labels that they find themselves need them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from vllm_judge.errors import JudgeError
 
@@ -14,10 +14,20 @@ class Written:
     Attributes:
         ids: its tokens, an end token included.
         ended: whether it came to an end, and was not cut at a limit.
+        log_probs: of each of these tokens, in nats, as the model gives it (before temperature); empty where not asked
+            for.
     """
 
     ids: list[int]
     ended: bool
+    log_probs: list[float] = field(default_factory=list)
+
+
+class Place(NamedTuple):
+    """What the target says at a place of a text: log p of the token there and of the most probable one, in nats."""
+
+    own: float
+    best: float
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class VllmPair:
             JudgeError: vLLM is not installed, or an engine does not start.
         """
         return cls(
-            _start(target, engine, enable_prefix_caching=True),
+            _start(target, engine, enable_prefix_caching=True, logprobs_mode="raw_logprobs"),
             _start(draft, draft_engine),
         )
 
@@ -57,7 +67,9 @@ class VllmPair:
         """Tokens that a prompt and its answer may have in both models."""
         return int(min(self.target.model_config.max_model_len, self.draft.model_config.max_model_len))
 
-    def finish(self, prompts: Sequence[list[int]], limits: Sequence[int]) -> list[Written]:
+    def finish(
+        self, prompts: Sequence[list[int]], limits: Sequence[int], with_log_probs: bool = False
+    ) -> list[Written]:
         """Has the target write on from each prompt to the end, at most so many tokens (at least 1).
 
         Raises:
@@ -65,13 +77,53 @@ class VllmPair:
         """
         from vllm import SamplingParams
 
-        skip = not self.prefix_cache
-        params = [
-            SamplingParams(temperature=0.0, max_tokens=limit, detokenize=False, skip_reading_prefix_cache=skip)
-            for limit in limits
-        ]
-        completions = [output.outputs[0] for output in _generate(self.target, prompts, params)]
-        return [Written(list(one.token_ids), one.finish_reason == "stop") for one in completions]
+        skip, logprobs = not self.prefix_cache, 0 if with_log_probs else None
+        common: dict[str, Any] = {"detokenize": False, "skip_reading_prefix_cache": skip, "logprobs": logprobs}
+        params = [SamplingParams(temperature=0.0, max_tokens=limit, **common) for limit in limits]
+        written = []
+        for output in _generate(self.target, prompts, params):
+            [one] = output.outputs
+            ids = list(one.token_ids)
+            places = one.logprobs or []
+            log_probs = [place[token].logprob for token, place in zip(ids, places, strict=with_log_probs)]
+            written.append(Written(ids, one.finish_reason == "stop", log_probs))
+        return written
+
+    def log_probs(self, texts: Sequence[list[int]], counts: Sequence[int]) -> list[list[Place]]:
+        """For each text what the target says at the places of its last tokens, so many as `counts` says (at least 1).
+
+        vLLM has these as prompt_logprobs, of all of a text's tokens that it computes: by itself it then reads nothing
+        from the prefix cache. Told to read, it computes what is not there and gives that alone (model runner V2), or
+        leaves unset what is missing (V1). The last tokens are what is wanted, so that is enough, as long as what was
+        cached ends before them; where it does not, the text is computed whole.
+
+        Raises:
+            JudgeError: the engine died.
+        """
+        found = self._last_places(texts, counts, skip=not self.prefix_cache)
+        missing = [index for index, places in enumerate(found) if not places]
+        again = self._last_places([texts[i] for i in missing], [counts[i] for i in missing], skip=True)
+        for index, places in zip(missing, again, strict=True):
+            found[index] = places
+        return found
+
+    def _last_places(self, texts: Sequence[list[int]], counts: Sequence[int], skip: bool) -> list[list[Place]]:
+        """The places of `log_probs`; of a text of which some were in the cache none."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, skip_reading_prefix_cache=skip
+        )
+        found: list[list[Place]] = []
+        for text, count, output in zip(texts, counts, _generate(self.target, texts, params), strict=True):
+            first = len(text) - count
+            computed = output.prompt_logprobs or []
+            if output.num_cached_tokens >= first or len(computed) <= count:  # a token's place is the row before it
+                found.append([])
+                continue
+            last = zip(text[first:], computed[-count:], strict=True)
+            found.append([Place(row[token].logprob, max(one.logprob for one in row.values())) for token, row in last])
+        return found
 
     def draft_tokens(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[list[int]]:
         """For each answer of N > 0 tokens N token ids: what the draft would have written at each place of it.
@@ -98,7 +150,7 @@ def _start(model: str, engine: dict[str, Any], **ours: Any) -> Any:
     try:
         from vllm_judge.engine import offline
     except ImportError:
-        raise JudgeError("vLLM is not installed: mining needs it.") from None
+        raise JudgeError("vLLM is not installed: a pair that labels needs it.") from None
     return offline.start(model=model, **{**engine, **ours})
 
 

@@ -128,7 +128,7 @@ class Search:
         yield from important_answers(
             answer.id, self.ids, self.mismatches, self._names.tokenizer, self.left_out, **common
         )
-        important = sum(mismatch.important for mismatch in self.mismatches)
+        important = sum(bool(mismatch.important) for mismatch in self.mismatches)
         yield answer.labelled(Verdict.right, method, examined=len(self.mismatches), important=important)
 
     def _answer(self, ids: list[int], ended: bool) -> Answer:

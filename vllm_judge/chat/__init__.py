@@ -1,0 +1,1 @@
+"""A page on a served target: the same question answered strictly and judged, side by side."""
