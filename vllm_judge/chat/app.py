@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from fastapi import FastAPI
@@ -22,13 +22,15 @@ LONGEST_LINE = 2**20  # bytes of one event
 
 
 class Asked(BaseModel):
-    """What the page asks: one question, to be answered in one way; `threshold` None is the server's."""
+    """What the page asks: one question, to be answered in one way; what is None is the server's to say."""
 
     model_config = ConfigDict(extra="forbid")
 
     question: str = Field(min_length=1, max_length=100_000)
     judged: bool
     threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    scope: Literal["thinking"] | None = None
+    mode: Literal["shadow"] | None = None
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     max_tokens: int = Field(default=256, ge=1, le=16_384)
 
@@ -82,7 +84,7 @@ async def _lines(url: str, model: str, asked: Asked) -> AsyncIterator[str]:
 
 
 async def _answer(url: str, model: str, asked: Asked) -> AsyncIterator[dict[str, Any]]:
-    judge: dict[str, Any] = {} if asked.threshold is None else {"judge_threshold": asked.threshold}
+    dial = {"judge_threshold": asked.threshold, "judge_scope": asked.scope, "judge_mode": asked.mode}
     body = {
         "model": model,
         "messages": [{"role": "user", "content": asked.question}],
@@ -91,7 +93,9 @@ async def _answer(url: str, model: str, asked: Asked) -> AsyncIterator[dict[str,
         "stream": True,
         "stream_options": {"include_usage": True},  # metrics come with it
         "logprobs": True,  # tokens come with them
-        "vllm_xargs": judge if asked.judged else {"judge": "false"},
+        "vllm_xargs": {name: value for name, value in dial.items() if value is not None}
+        if asked.judged
+        else {"judge": "false"},
     }
     num_tokens, metrics, times = 0, None, []
     undecoded = b""
@@ -116,8 +120,6 @@ async def _answer(url: str, model: str, asked: Asked) -> AsyncIterator[dict[str,
                 piece, undecoded = _decoded(undecoded)
                 pieces.append(piece)
             yield {"pieces": pieces}
-    if metrics is not None and not asked.judged:
-        metrics = {"num_judge_only_tokens": 0, **metrics}
     yield {"done": {"tokens": num_tokens, "speed": _speed(times), **asdict(kinds_of(num_tokens, metrics))}}
 
 

@@ -15,7 +15,7 @@ class Kinds:
     Attributes:
         by_token: STRICT, accepted by the strict test; JUDGE_ONLY, accepted by the judge alone; OWN, the target's; None
             where it cannot be told.
-        judge_only: how many only the judge accepted; None where the server does not say.
+        judge_only: how many of them only the judge accepted; None where the server does not say.
         missing: what cannot be told and why, in a sentence; "" where all can.
     """
 
@@ -53,4 +53,5 @@ def kinds_of(num_tokens: int, metrics: Mapping[str, Any] | None) -> Kinds:
     for place in positions or []:
         if 0 <= place < num_tokens:
             by_token[place] = JUDGE_ONLY
+    judge_only = by_token.count(JUDGE_ONLY)  # the server counts what the last step gave behind the answer's end, too
     return Kinds(by_token, judge_only, missing)

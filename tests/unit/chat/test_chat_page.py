@@ -36,7 +36,8 @@ def test_after_a_prefills_token_each_step_gives_what_it_accepted_and_one_of_the_
 
 
 def test_the_last_step_may_have_given_more_than_was_wanted():
-    assert kinds_of(3, metrics([5], [1])).by_token == [OWN, JUDGE_ONLY, STRICT]
+    found = kinds_of(3, {**metrics([5], [1]), "num_judge_only_tokens": 4})
+    assert (found.by_token, found.judge_only) == ([OWN, JUDGE_ONLY, STRICT], 1)
     assert kinds_of(1, metrics([], [])).by_token == [OWN]
     assert kinds_of(0, metrics([], [])).by_token == []
 
@@ -126,6 +127,7 @@ def test_the_strict_way_and_the_dial_are_what_is_asked_for(stranger):
     for fields, xargs in (
         ({"judged": False, "threshold": 0.3}, {"judge": "false"}),
         ({"judged": True, "threshold": 0.3}, {"judge_threshold": 0.3}),
+        ({"judged": True, "scope": "thinking", "mode": "shadow"}, {"judge_scope": "thinking", "judge_mode": "shadow"}),
         ({"judged": True}, {}),
     ):
         assert ask(stranger, **fields)[-1]["done"]["tokens"] == 1
