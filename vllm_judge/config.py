@@ -60,7 +60,7 @@ class JudgeConfig:
     revision: str | None
     threshold: float
     protected_token_ids: tuple[int, ...]
-    fingerprint: str
+    fingerprint: str = ""
     mode: str = JUDGE
     share: float = 1.0
     scope: str = EVERYWHERE

@@ -27,7 +27,7 @@ def test_a_targets_soft_cap_on_attention_is_kept(tmp_path, monkeypatch):
 def test_a_head_fits_what_the_output_layer_reads(tmp_path):
     target = load_model(str(make_architecture("opt_projected", tmp_path / "target")), torch.float32)
     JudgeHead(PROJECTED).save_pretrained(tmp_path / "head")
-    assert load_head(str(tmp_path / "head"), target).hidden_size == PROJECTED
+    assert load_head(str(tmp_path / "head"), target.config).hidden_size == PROJECTED
     JudgeHead(64).save_pretrained(tmp_path / "other")
     with pytest.raises(HeadError, match=f"reads 64 numbers, the target has {PROJECTED}"):
-        load_head(str(tmp_path / "other"), target)
+        load_head(str(tmp_path / "other"), target.config)
