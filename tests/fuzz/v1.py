@@ -111,7 +111,9 @@ class Case:
         protected = tuple(x["protected"].nonzero().flatten().tolist())
         with tempfile.TemporaryDirectory() as folder:
             head.save_pretrained(folder)
-            self.judge = Judge(JudgeConfig(folder, None, 0.5, protected), self.vocab_size, torch.device("cpu"))
+            self.judge = Judge(
+                JudgeConfig(folder, None, 0.5, protected, fingerprint=""), self.vocab_size, torch.device("cpu")
+            )
         self.requests = {}
         for request, state in enumerate(self.states.tolist()):
             stops = x["stop_token_ids"][state, : x["num_stop_token_ids"][state]].tolist()

@@ -64,7 +64,7 @@ def test_a_scope_that_the_engine_does_not_know_is_strict_in_a_worker(judge):
 
 
 def test_a_request_that_says_nothing_is_decoded_as_the_engine_is_configured():
-    config = JudgeConfig("head", None, 0.5, (), mode="shadow", scope="thinking", thinking=((3,), (4,)))
+    config = JudgeConfig("head", None, 0.5, (), fingerprint="", mode="shadow", scope="thinking", thinking=((3,), (4,)))
     assert dial.read(params(), config)[2:] == (True, True)
     assert dial.read(params(judge_mode="judge", judge_scope="everywhere"), config)[2:] == (False, False)
 

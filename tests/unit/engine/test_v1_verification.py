@@ -50,7 +50,7 @@ def kernels() -> None:
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     head = tiny.make_head(tmp_path_factory.mktemp("heads") / "judge", 0.0, use_evidence=True, scale=0.3)
-    config = JudgeConfig(str(head), None, 0.5, protected_token_ids=(1,), thinking=(tuple(START), tuple(END)))
+    config = JudgeConfig(str(head), None, 0.5, (1,), fingerprint="", thinking=(tuple(START), tuple(END)))
     return Judge(config, VOCAB, torch.device("cpu"))
 
 
