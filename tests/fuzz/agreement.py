@@ -56,7 +56,7 @@ def _agrees(step: dict[str, Any], want: reference.Verification, tokens: list[int
     wanted, said = want.tokens.tolist(), want.verdicts.tolist()
     same_verdicts = verdicts == said + [0] * (len(verdicts) - len(said))
     if step["temperature"] == 0.0:
-        broken = rows.isnan().any(dim=-1)[: want.num_accepted + 1].nonzero().flatten().tolist()
+        broken = rows.isnan().any(dim=-1)[: want.num_accepted + want.gain + 1].nonzero().flatten().tolist()
         if not broken:
             same = tokens == wanted and same_verdicts
             return Agreement.same if same else Agreement.different
@@ -78,13 +78,12 @@ def _own_token_is_open(step: dict[str, Any], rows: torch.Tensor, row: int) -> bo
     drafts = step["draft_tokens"]
     if row == len(drafts) or drafts[row] < 0:
         return False
-    weights = rows[row].log_softmax(dim=-1)
+    # Where p and q are the same in fp32, what is left of p is rounding.
+    p = rows[row].softmax(dim=-1)
     if step["draft_logits"] is None:
-        return bool(weights[torch.arange(len(weights)) != drafts[row]].amax() == -torch.inf)
-    draft = step["draft_logits"][row, : rows.shape[1]].float()
-    return not bool(draft.amax().isfinite()) or bool(
-        reference._residual(weights, (draft / step["temperature"]).log_softmax(dim=-1)).amax() == -torch.inf
-    )
+        return bool(p[torch.arange(len(p)) != drafts[row]].amax() == 0.0)
+    q = (step["draft_logits"][row, : rows.shape[1]].float() / step["temperature"]).softmax(dim=-1)
+    return not bool((p - q).amax() > 0.0)
 
 
 def _ids_are_valid(step: dict[str, Any], tokens: list[int]) -> bool:
