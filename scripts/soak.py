@@ -44,7 +44,8 @@ ABORTED = 0.1
 STREAMED = 0.3
 PATIENCE = 120.0  # seconds that a request may take before it counts as hung
 TIE = 1e-3  # probabilities as near as that may fall on either side in another sum's order
-GROWTH = 64 * 2**20  # bytes that a server's memory may move by between its middle and its end
+GROWTH = 64 * 2**20  # bytes that a server's memory may move by between its middle and its end,
+SETTLED = 200  # once it has run for so many seconds
 THINKING = {"reasoning_start_str": "<|assistant|>", "reasoning_end_str": "."}
 ROOMY = ["--max-num-batched-tokens", "8192"]
 CRAMPED = ["--max-num-batched-tokens", "128", "--block-size", "32", "--num-gpu-blocks-override", "24"]
@@ -271,7 +272,7 @@ async def half(soak: Soak, seconds: float, seed: int) -> dict[str, Any]:
     for name, value in counted.items():
         if value != soak.said[name]:
             soak.findings.faults.append(f"/metrics counts {value} {name}, the answers {soak.said[name]}")
-    if memory.growth() > GROWTH:
+    if len(memory.samples) >= SETTLED and memory.growth() > GROWTH:
         soak.findings.faults.append(f"memory grew by {memory.growth() / 2**20:.0f} MiB")
     return {
         "requests": dict(sorted(soak.findings.requests.items())),
