@@ -167,7 +167,7 @@ class JudgedRejectionSampler(RejectionSampler):
                 uniform = vllm_rejection_sampler.generate_uniform_probs(
                     len(drafts), num_drafts, sampling_metadata.generators, drafts.device
                 )
-            strict = _strict(tokens, layout, draft_probs, logits, sampling_metadata, uniform)
+            strict = _strict(tokens, layout, draft_probs, logits, sampling_metadata, uniform) & (drafts >= 0)
             own = logits.gather(1, tokens)
             boosted = torch.where((accepts & ~shadow)[:, None], own.clamp(min=BOOST), own)
             logits.scatter_(1, tokens, boosted)

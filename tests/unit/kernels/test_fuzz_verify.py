@@ -32,6 +32,13 @@ def test_a_short_campaign_finds_no_difference(tmp_path, path, steps, sampled, ca
     assert any(f"{name} with a rejecting head" in kind for kind in found["cases"])
 
 
+def test_a_placeholder_is_no_token_that_the_target_would_have_chosen_in_shadow_either():
+    """Seed 446: the target's choice was token 0, which a placeholder is read as where -1 would be no index."""
+    command = [sys.executable, str(ROOT / "scripts/fuzz_verify.py"), "--path", "v1", "--case", "446"]
+    campaign = subprocess.run(command, capture_output=True, text=True)
+    assert campaign.returncode == 0 and "192 cases, 0 differences" in campaign.stdout, campaign.stdout
+
+
 def test_a_verifier_that_is_wrong_is_found_out():
     """Without its boost V1 rejects what only the judge accepts; without protected tokens it lets them pass."""
     code = """
