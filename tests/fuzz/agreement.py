@@ -6,7 +6,8 @@ Tokens and verdicts are compared exactly, with two exceptions, both decided by t
   case is asked again with the uniform numbers, the scores and the noise of the token in question moved by `slack`: if
   the oracle then gives the verifier's result, it is called a tie, and counted.
 - What the rule leaves open. Of a row with a NaN, or, sampled, without a finite maximum, it only says that the target's
-  own token is some valid id; and a greedy strict test of a row with NaN has no defined outcome.
+  own token is some valid id; and a greedy strict test of a row with NaN has no defined outcome. Nor is there a residual
+  to sample from where p and q are the same within rounding: vLLM's own kernels then give token 0.
 """
 
 from enum import StrEnum
@@ -56,7 +57,7 @@ def _agrees(step: dict[str, Any], want: reference.Verification, tokens: list[int
     wanted, said = want.tokens.tolist(), want.verdicts.tolist()
     same_verdicts = verdicts == said + [0] * (len(verdicts) - len(said))
     if step["temperature"] == 0.0:
-        broken = rows.isnan().any(dim=-1)[: want.num_accepted + 1].nonzero().flatten().tolist()
+        broken = rows.isnan().any(dim=-1)[: want.num_accepted + want.gain + 1].nonzero().flatten().tolist()
         if not broken:
             same = tokens == wanted and same_verdicts
             return Agreement.same if same else Agreement.different
@@ -78,13 +79,12 @@ def _own_token_is_open(step: dict[str, Any], rows: torch.Tensor, row: int) -> bo
     drafts = step["draft_tokens"]
     if row == len(drafts) or drafts[row] < 0:
         return False
-    weights = rows[row].log_softmax(dim=-1)
+    # Where p and q are the same within rounding, so is what is left of p.
+    p = rows[row].softmax(dim=-1)
     if step["draft_logits"] is None:
-        return bool(weights[torch.arange(len(weights)) != drafts[row]].amax() == -torch.inf)
-    draft = step["draft_logits"][row, : rows.shape[1]].float()
-    return not bool(draft.amax().isfinite()) or bool(
-        reference._residual(weights, (draft / step["temperature"]).log_softmax(dim=-1)).amax() == -torch.inf
-    )
+        return bool(p[torch.arange(len(p)) != drafts[row]].amax() == 0.0)
+    q = (step["draft_logits"][row, : rows.shape[1]].float() / step["temperature"]).softmax(dim=-1)
+    return not bool((p - q).amax() > slack_of(*_logits_read(step)))
 
 
 def _ids_are_valid(step: dict[str, Any], tokens: list[int]) -> bool:

@@ -25,8 +25,7 @@ def run(seed: int) -> tuple[Counter[str], list[str]]:
     kind, batch = step(seed, REQUESTS)
     counts, differences = Counter[str](), []
     for request, (agreement, got, want) in enumerate(against_the_oracle(batch)):
-        counts[f"kernels = oracle: {kind}"] += 1
-        counts[f"kernels = oracle: {agreement}"] += 1
+        counts[f"kernels = oracle, {agreement}: {kind}"] += 1
         if agreement is Agreement.different:
             differences.append(
                 f"seed {seed}, request {request}, {kind}: kernels {got}, oracle {reference.verify(**want)}"

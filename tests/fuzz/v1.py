@@ -51,8 +51,7 @@ def run(seed: int) -> tuple[Counter[str], list[str]]:
     case = Case(seed, *step(seed, REQUESTS))
     counts, differences = Counter[str](), []
     for request, (agreement, got, want) in enumerate(case.against_the_oracle()):
-        counts[f"V1 = oracle: {case.kind}"] += 1
-        counts[f"V1 = oracle: {agreement}"] += 1
+        counts[f"V1 = oracle, {agreement}: {case.kind}"] += 1
         if agreement is Agreement.different:
             differences.append(
                 f"seed {seed}, request {request}, {case.kind}: V1 {got}, oracle {reference.verify(**want)}"
