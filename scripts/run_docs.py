@@ -63,12 +63,16 @@ STAND_INS = (
     (r"replay --demo", "replay --demo -n 2"),
     (r"--compare-naive 20", "--compare-naive 2"),
     (r"Qwen/Qwen2.5-7B-Instruct", "$TARGET"),
+    (r"recipes/", f"{ROOT}/recipes/"),
 )
 # What is not run, and why.
 SKIPPED = (
     (r"pip install", "the environment is there"),
     (r"\bme/", "a repository of the Hub's: tests/unit/training/test_push.py"),
-    (r"vllm-judge (?:make|tune)|my-judge", "all commands of the page together: tests/engine/test_make.py"),
+    (
+        r"vllm-judge (?:make(?!.*--(?:plan|show))|tune)|my-judge",
+        "all commands of the page together: tests/engine/test_make.py",
+    ),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
     (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate.py"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),
