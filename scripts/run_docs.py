@@ -74,7 +74,7 @@ SKIPPED = (
         "all commands of the page together: tests/engine/test_make.py",
     ),
     (r"reproduce_demo_head", "ten minutes: the same commands at full size"),
-    (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate.py"),
+    (r"calibrate .*ngram", "needs the head of the block before: tests/engine/test_calibrate_in_vllm.py"),
     (r"bench_fit", "minutes and gigabytes: tests/unit/training/test_fit.py"),
 )
 # A promise of one point takes 300 questions: on a few, this sentence is the right end.
