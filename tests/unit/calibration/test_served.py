@@ -1,7 +1,7 @@
 """Calibration over HTTP: what is refused before any work, and what is kept where a server dies.
 
-The server here only says what `vllm serve` says; tests/engine/test_calibrate_in_vllm.py asks a real one. It would catch: a
-strict server, or one with another head or number of drafts, measured in silence; answers lost with the server.
+The server here only says what `vllm serve` says; tests/engine/test_calibrate_in_vllm.py asks a real one. It would
+catch: a strict server, or one with another head or number of drafts, measured in silence; answers lost with the server.
 """
 
 import asyncio
