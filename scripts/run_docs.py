@@ -63,6 +63,7 @@ STAND_INS = (
     (r"replay --demo", "replay --demo -n 2"),
     (r"--compare-naive 20", "--compare-naive 2"),
     (r"Qwen/Qwen2.5-7B-Instruct", "$TARGET"),
+    (r"(validate .*)", r"\1 --target $TARGET"),
     (r"recipes/", f"{ROOT}/recipes/"),
 )
 # What is not run, and why.
