@@ -95,7 +95,8 @@ class Soak:
         """Requests of all kinds side by side, for so long."""
         rng = random.Random(seed)
         end = time.monotonic() + seconds
-        kinds = [kind for kind in self.kinds if aborts or kind.options.get("n") is None]  # several share one count
+        # Where several share a count, or a stop string has ended the answer, vLLM gives none with it.
+        kinds = [kind for kind in self.kinds if aborts or not {"n", "stop"} & kind.options.keys()]
 
         async def one_after_the_other(client: httpx.AsyncClient, rng: random.Random) -> None:
             while time.monotonic() < end:
@@ -157,6 +158,8 @@ class Soak:
         if "n" in kind.options:
             return faults
         choice = answer["choices"][0]
+        if answer["metrics"] is None and "stop" in kind.options:
+            return faults
         counted = answer["metrics"]["speculative_decoding"]
         for name, key in COUNTED.items():
             self.said[name] += counted[key]
