@@ -15,7 +15,8 @@ from vllm_judge.judge_json import write_judge_json
 
 def test_a_heads_folder_serves_what_it_stands_for(models, engines, tmp_path):
     folder = Path(shutil.copytree(models / "random", tmp_path / "target-judge"))
-    write_judge_json(folder, str(models / "draft"), NUM_DRAFTS)
+    drafter = {"method": "draft_model", "model": str(models / "draft"), "num_speculative_tokens": NUM_DRAFTS}
+    write_judge_json(folder, drafter)
     prompts, greedy = tiny.prompts(6), {"temperature": 0.0, "max_tokens": 24}
     answers, counts = engines("v1", speculative_config=str(folder)).counted(prompts, greedy)
     assert (answers, counts) == engines("v1", "random").counted(prompts, greedy)

@@ -4,6 +4,7 @@ It would catch: an answer asked for twice after a kill, a step done again or not
 changed, work that goes on behind a killed `make`, an error of a command that does not come through as its sentence.
 """
 
+import functools
 import json
 import os
 import signal
@@ -109,7 +110,14 @@ def recipe(tmp_path: Path, models: Models) -> Path:
 
 def start(recipe: Path, count: int = 4) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", MAKE, recipe, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that are run in the background inherit that an interrupt is ignored; a command in a terminal does not.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def finish(recipe: Path, count: int = 4) -> tuple[int, str, str]:
