@@ -1,5 +1,6 @@
 """`vllm-judge label mine`: labels from a target and its draft, without a reader."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,10 @@ Draft = Annotated[str, typer.Option(help="Folder or repository of its draft.")]
 
 if TYPE_CHECKING:
     from vllm_judge.tokencourt.label.mine import Outcome
+    from vllm_judge.tokencourt.label.pair import VllmPair
     from vllm_judge.tokencourt.label.run import Tally
+    from vllm_judge.tokencourt.label.search import Names
+    from vllm_judge.tokencourt.questions import Question
 
 
 def mine(
@@ -32,20 +36,10 @@ def mine(
     ] = 0,
 ) -> None:
     """Finds the draft's tokens that change the target's final answer; run again, it goes on where it stopped."""
-    from vllm_judge.tokencourt.court import Answer
     from vllm_judge.tokencourt.label.mine import mine as mine_questions
-    from vllm_judge.tokencourt.label.pair import VllmPair
-    from vllm_judge.tokencourt.label.run import load_names
-    from vllm_judge.tokencourt.outputs import claim
-    from vllm_judge.tokencourt.questions import read_questions
 
-    questions = read_questions(file)
-    claim(output, Answer, file)
-    options = json_object(engine, "--engine"), json_object(draft_engine, "--draft-engine")
     outcome = mine_questions(
-        questions,
-        load_names(target, draft),
-        lambda: VllmPair.load(target, draft, *options),
+        *asked_of_pair(file, output, target, draft, engine, draft_engine),
         output,
         max_tokens,
         concurrency,
@@ -54,6 +48,22 @@ def mine(
     )
     for line in _said(outcome, output):
         say(line)
+
+
+def asked_of_pair(
+    file: Path, output: Path, target: str, draft: str, engine: str, draft_engine: str
+) -> "tuple[list[Question], Names, Callable[[], VllmPair]]":
+    """What a pair's own labels begin with: the questions, the pair's names, and how its engines are loaded."""
+    from vllm_judge.tokencourt.court import Answer
+    from vllm_judge.tokencourt.label.pair import VllmPair
+    from vllm_judge.tokencourt.label.run import load_names
+    from vllm_judge.tokencourt.outputs import claim
+    from vllm_judge.tokencourt.questions import read_questions
+
+    questions = read_questions(file)
+    claim(output, Answer, file)
+    options = json_object(engine, "--engine"), json_object(draft_engine, "--draft-engine")
+    return questions, load_names(target, draft), lambda: VllmPair.load(target, draft, *options)
 
 
 def _said(outcome: "Outcome", output: Path) -> list[str]:

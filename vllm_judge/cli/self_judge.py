@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vllm_judge.cli.mine import Draft, Target, speed
-from vllm_judge.cli.options import ChatTemplate, Concurrency, EngineOptions, MaxTokens, Output, Questions, json_object
+from vllm_judge.cli.mine import Draft, Target, asked_of_pair, speed
+from vllm_judge.cli.options import ChatTemplate, Concurrency, EngineOptions, MaxTokens, Output, Questions
 from vllm_judge.cli.screen import say
 
 if TYPE_CHECKING:
@@ -28,22 +28,12 @@ def self_judge(
     wrong_from: Annotated[float, typer.Option(help="A fall from this one on is wrong, in nats a token.")] = 0.25,
 ) -> None:
     """Finds the draft's tokens behind which the target's own answer becomes less likely; goes on where it stopped."""
-    from vllm_judge.tokencourt.court import Answer
     from vllm_judge.tokencourt.label.likelihood import Bounds
-    from vllm_judge.tokencourt.label.pair import VllmPair
-    from vllm_judge.tokencourt.label.run import load_names
     from vllm_judge.tokencourt.label.self_judge import self_judge as label_by_self
-    from vllm_judge.tokencourt.outputs import claim
-    from vllm_judge.tokencourt.questions import read_questions
 
     bounds = Bounds(right_to, wrong_from)
-    questions = read_questions(file)
-    claim(output, Answer, file)
-    options = json_object(engine, "--engine"), json_object(draft_engine, "--draft-engine")
     outcome = label_by_self(
-        questions,
-        load_names(target, draft),
-        lambda: VllmPair.load(target, draft, *options),
+        *asked_of_pair(file, output, target, draft, engine, draft_engine),
         output,
         max_tokens,
         concurrency,

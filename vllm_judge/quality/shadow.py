@@ -11,11 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.measuring.statistics import CONFIDENCE, RESAMPLES, Estimate, ratio
+from vllm_judge.quality.counters import JUDGE_ONLY
 
 CYCLES = "vllm:spec_decode_judge_cycles_total"
 ACCEPTED = "vllm:spec_decode_judge_accepted_tokens_total"
 GAIN = "vllm:spec_decode_judge_shadow_gain_tokens_total"
-JUDGE_ONLY = "vllm:spec_decode_num_judge_only_tokens_total"
 
 DEFINITIONS = {
     "strict": "draft tokens accepted in a cycle of the requests in shadow, which are decoded strictly",
