@@ -217,7 +217,7 @@ def _differs(first: str, second: str) -> list[str]:
 async def _streamed(client: httpx.AsyncClient, path: str, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """A stream put together; what it says instead, where it fails."""
     choice: dict[str, Any] = {"text": "", "token_ids": [], "finish_reason": None}
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] | None = None
     async with client.stream("POST", path, json=sent) as reply:
         async for line in reply.aiter_lines():
             if not line.startswith("data: {"):

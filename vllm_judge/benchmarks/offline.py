@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, Self
 from vllm_judge.errors import JudgeError
 
 LOG_LINES = 15
+ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): ")
 Prompt = str | list[int]  # text or token ids
 
 # vLLM's counters and ours, by the names that `llm.get_metrics()` and /metrics share (there with a suffix `_total`).
@@ -101,8 +103,10 @@ class TimedEngine:
 
 
 def last_lines(log: Path) -> str:
-    """The end of an engine's log, to be shown when the engine has died."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    """The end of an engine's log, to be shown when the engine has died, behind the first error, which is its cause."""
+    lines = log.read_text(errors="replace").splitlines()
+    cause = [line for line in lines[:-LOG_LINES] if ERROR.search(line)][:1]
+    return "\n".join([*cause, *lines[-LOG_LINES:]])
 
 
 # --- in the worker process ---
