@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from vllm_judge import hub
 from vllm_judge.errors import HeadError
-from vllm_judge.json_files import read_json
+from vllm_judge.untrusted_files import read_json
 
 # What `hidden` means to a head. There is one convention; a file that names another one is refused.
 HIDDEN_STATES = "own row, input of the output layer"

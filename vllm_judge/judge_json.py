@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from vllm_judge import hub
 from vllm_judge.errors import JudgeConfigError
-from vllm_judge.json_files import read_json
+from vllm_judge.untrusted_files import read_json
 
 SECTION = "judge"
 # A head's folder or repository is its deployment: by this name it holds the speculative config that serves the head.

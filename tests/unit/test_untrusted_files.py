@@ -7,12 +7,14 @@ one that no terminal can print, a parser's own exception, and a key given twice 
 
 import json
 import math
+import re
 import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,11 +25,21 @@ from safetensors.torch import save, save_file
 from vllm_judge import JudgeHead
 from vllm_judge.config import read_speculative_config
 from vllm_judge.errors import JudgeError
+from vllm_judge.making.recipe_file import read_recipe, show
 
 H = 4
 HEAD = {"hidden_size": H, "use_evidence": True, "threshold": 0.5, "target_model": "a/b", "provenance": {"auc": 0.9}}
 WEIGHTS = {"weight": torch.ones(H), "bias": torch.zeros(()), "evidence": torch.ones(4)}
 DEPLOYMENT = {"method": "ngram", "num_speculative_tokens": 4, "judge": {"model": ".", "threshold": 0.5}}
+RECIPE = {
+    "target": "a/b",
+    "draft": "a/c",
+    "questions": [{"source": "gsm8k", "limit": 5}],
+    "answers": [{"by": "draft", "temperatures": [0.5]}],
+    "labels": [{"by": "function", "function": "a:b"}],
+    "engine": {"serve": {"max_model_len": 64}},
+    "max_accuracy_drop": 1.0,
+}
 REAL = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 MOST_BYTES, MOST_SECONDS = 64 * 2**20, 20
 
@@ -54,6 +66,7 @@ def outcome(read: Callable[[], Any]) -> str | None:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(HEAD))
     (tmp_path / "judge.json").write_text(json.dumps(DEPLOYMENT))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))  # JSON is YAML, too
     save_file(WEIGHTS, tmp_path / "model.safetensors")
     return tmp_path
 
@@ -66,12 +79,24 @@ def deployment(folder: Path) -> str | None:
     return outcome(lambda: read_speculative_config(folder))
 
 
-# What reads which file; a recipe's reader goes here, too.
-READERS: dict[str, tuple[str, Callable[[Path], str | None]]] = {
-    "config.json": ("config.json", head),
-    "judge.json": ("judge.json", deployment),
-}
-readers = pytest.mark.parametrize(("name", "read"), READERS.values(), ids=READERS)
+def recipe(folder: Path) -> str | None:
+    return outcome(lambda: show(read_recipe(folder / "recipe.yaml")))
+
+
+class File(NamedTuple):
+    """A kind of file: its name, what it holds, and what reads it."""
+
+    name: str
+    whole: dict[str, Any]
+    read: Callable[[Path], str | None]
+
+
+FILES = [
+    File("config.json", HEAD, head),
+    File("judge.json", DEPLOYMENT, deployment),
+    File("recipe.yaml", RECIPE, recipe),
+]
+files = pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=12)
@@ -79,45 +104,48 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )  # fmt: skip
-keys = st.sampled_from([*HEAD, *DEPLOYMENT, "model", "revision", "threshold"]) | st.text(st.characters(), max_size=8)
+keys = st.sampled_from([*HEAD, *DEPLOYMENT, *RECIPE, "model", "revision", "threshold", "by", "source"]) | st.text(
+    st.characters(), max_size=8
+)
 # The folder may be used again: every example writes what it reads.
 many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_what_is_whole_is_accepted(folder):
-    assert head(folder) is None and deployment(folder) is None
+    assert all(file.read(folder) is None for file in FILES)
 
 
-@readers
+@files
 @many
 @given(changed=st.dictionaries(keys, values, max_size=3), inside=st.booleans())
-def test_any_json_value_in_any_field_is_taken_or_refused(folder, name, read, changed, inside):
-    whole = dict(HEAD if name == "config.json" else DEPLOYMENT)
-    if inside and name == "judge.json":
+def test_any_json_value_in_any_field_is_taken_or_refused(folder, file, changed, inside):
+    if inside and file.name == "judge.json":
         changed = {"judge": {**DEPLOYMENT["judge"], **changed}}
-    (folder / name).write_text(json.dumps({**whole, **changed}))
-    read(folder)
+    if inside and file.name == "recipe.yaml":
+        changed = {"questions": [{"source": "a", **changed}], "answers": changed, "engine": {"serve": changed}}
+    (folder / file.name).write_text(json.dumps({**file.whole, **changed}))
+    file.read(folder)
 
 
-@readers
+@files
 @many
 @given(value=values)
-def test_any_json_value_for_the_whole_file_is_taken_or_refused(folder, name, read, value):
-    (folder / name).write_text(json.dumps(value))
-    refused = read(folder)
+def test_any_json_value_for_the_whole_file_is_taken_or_refused(folder, file, value):
+    (folder / file.name).write_text(json.dumps(value))
+    refused = file.read(folder)
     assert refused is not None or isinstance(value, dict)
 
 
-@readers
+@files
 @many
 @given(at=st.integers(0, 300), bytes=st.binary(max_size=6), cut=st.integers(0, 6))
-def test_a_file_with_other_bytes_in_it_is_taken_or_refused(folder, name, read, at, bytes, cut):
-    whole = json.dumps(HEAD if name == "config.json" else DEPLOYMENT).encode()
-    (folder / name).write_bytes(whole[:at] + bytes + whole[at + cut :])
-    read(folder)
+def test_a_file_with_other_bytes_in_it_is_taken_or_refused(folder, file, at, bytes, cut):
+    whole = json.dumps(file.whole).encode()
+    (folder / file.name).write_bytes(whole[:at] + bytes + whole[at + cut :])
+    file.read(folder)
 
 
-@readers
+@files
 @pytest.mark.parametrize(
     "text",
     [
@@ -132,22 +160,60 @@ def test_a_file_with_other_bytes_in_it_is_taken_or_refused(folder, name, read, a
     ],
     ids=["empty", "deep list", "deep object", "digits", "twice", "twice inside", "mark", "long"],
 )
-def test_hostile_json_is_refused(folder, name, read, text):
-    (folder / name).write_text(text)
-    assert read(folder)
+def test_hostile_json_is_refused(folder, file, text):
+    (folder / file.name).write_text(text)
+    assert file.read(folder)
 
 
-@readers
-def test_a_key_that_is_there_twice_is_refused(folder, name, read):
-    (folder / name).write_text('{"threshold": 0.1, "threshold": 0.9}')
-    assert "the key 'threshold' is there twice" in str(read(folder))
+@files
+def test_a_key_that_is_there_twice_is_refused(folder, file):
+    (folder / file.name).write_text('{"threshold": 0.1, "threshold": 0.9}')
+    assert re.search("threshold'? is (there|given) twice", str(file.read(folder)))
 
 
-@readers
-def test_a_file_of_gigabytes_is_not_read(folder, name, read):
-    with (folder / name).open("wb") as file:
-        file.truncate(2**34)  # takes no room on the disk
-    assert "it is longer than 1048576 bytes" in str(read(folder))
+@files
+def test_a_file_of_gigabytes_is_not_read(folder, file):
+    with (folder / file.name).open("wb") as long:
+        long.truncate(2**34)  # takes no room on the disk
+    assert "it is longer than 1048576 bytes" in str(file.read(folder))
+
+
+YAML = {
+    "a page of aliases that is gigabytes": "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij")),
+    "a list that holds itself": "target: &a [*a]\n",
+    "a map that holds itself": "target: &a {b: *a}\n",
+    "a list as key": "? [a, b]\n: c\n",
+    "a map as key": "{{}: a}\n",
+    "an object of Python's": "target: !!python/name:os.system\n",
+    "a date": "max_tokens: 2026-13-45\n",
+    "an empty number": "max_tokens: !!int ''\n",
+    "a yes that is none": "max_tokens: !!bool maybe\n",
+    "bytes": "target: !!binary aGVsbG8=\n",
+    "two documents": "target: a\n---\ntarget: b\n",
+    "a tab": "target:\n\t- a\n",
+    "a path that no system has": json.dumps({**RECIPE, "target": "./" + "x" * 5000}),
+    "a home of nobody": json.dumps({**RECIPE, "target": "~nobody-by-that-name/a"}),
+    "a number without an end": json.dumps({**RECIPE, "max_accuracy_drop": math.inf}).replace("Infinity", ".inf"),
+    "an escape sequence": json.dumps({**RECIPE, "\x1b[2J": 1}),
+}
+
+
+@pytest.mark.parametrize("text", YAML.values(), ids=YAML)
+def test_hostile_yaml_is_refused(folder, text):
+    (folder / "recipe.yaml").write_text(text)
+    refused = recipe(folder)
+    assert refused and refused.isprintable()
+
+
+pieces = st.sampled_from([*"&*!|>%@`#?:-[]{},'\"~ \nab1.", "!!", "<<: ", "\t", "---"])
+
+
+@many
+@given(text=st.lists(pieces).map("".join))
+def test_any_yaml_is_taken_or_refused(folder, text):
+    (folder / "recipe.yaml").write_text(f"target: a\ndraft: b\nquestions: c\nengine:\n  serve: {text}")
+    recipe(folder)
 
 
 def header(entries: Any, data: bytes = b"") -> bytes:

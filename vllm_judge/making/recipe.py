@@ -15,7 +15,7 @@ Options = dict[str, Any]
 class Part(BaseModel):
     """A part of a recipe: a key that it does not know is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +39,7 @@ def _short_for(key: str) -> BeforeValidator:
 
 
 Lax = Field(strict=False)  # one of a few words, which YAML has as text
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Counts = Annotated[list[Count], BeforeValidator(_listed), Field(min_length=1)]
 

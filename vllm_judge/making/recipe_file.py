@@ -1,5 +1,6 @@
 """A recipe's file: YAML without surprises, paths from where it lies, and every mistake in a sentence."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -7,25 +8,14 @@ import yaml
 from pydantic import ValidationError
 
 from vllm_judge.errors import JudgeError
+from vllm_judge.making import plain_yaml
 from vllm_judge.making.recipe import Recipe
 from vllm_judge.tokencourt.layouts import KNOWN
 from vllm_judge.tokencourt.rows import SUFFIXES
+from vllm_judge.untrusted_files import read_text
 
 ROLES = ("draft", "target")  # names of who answers, whatever lies beside the recipe
 TAGS = ("mine", "self", "llm", "function", "import")  # which pydantic puts into the place of a mistake in labels
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values only, and no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(None, None, f"line {line}: {key.value} is given twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -35,11 +25,13 @@ def read_recipe(path: Path) -> Recipe:
         JudgeError: it cannot be read, is no YAML, or no recipe; the sentence names file, field and what to do.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise JudgeError(f"the recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise JudgeError(f"{path} is not YAML that a recipe may be: {' '.join(str(error).split())}.") from None
+    try:
+        content = plain_yaml.load(text)
+    except (yaml.YAMLError, ValueError, LookupError) as error:
+        raise JudgeError(f"{path} is not YAML that a recipe may be: {_line(str(error)).rstrip('.')}.") from None
     if not isinstance(content, dict):
         raise JudgeError(f"{path} must hold the keys of a recipe, such as target, found {type(content).__name__}.")
     return recipe(content, path.parent, str(path))
@@ -59,7 +51,7 @@ def recipe(content: dict[Any, Any], home: Path, origin: str) -> Recipe:
     try:
         made = Recipe.model_validate(content)
     except ValidationError as error:
-        raise JudgeError(f"{origin}: {_sentence(dict(error.errors()[0])).rstrip('.?')}.") from None
+        raise JudgeError(f"{origin}: {_line(_sentence(dict(error.errors()[0]))).rstrip('.?')}.") from None
     content = made.model_dump()
     _resolve(content, home.resolve(), origin)
     return Recipe.model_validate(content)
@@ -68,6 +60,12 @@ def recipe(content: dict[Any, Any], home: Path, origin: str) -> Recipe:
 def show(made: Recipe) -> str:
     """All of a recipe, defaults included, as YAML."""
     return yaml.safe_dump(made.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _line(text: str) -> str:
+    """A message as a line that a terminal can print."""
+    printable = "".join(one if one.isprintable() else repr(one)[1:-1] for one in " ".join(text.split()))
+    return textwrap.shorten(printable, 600, placeholder=" ...")
 
 
 def _resolve(content: dict[str, Any], home: Path, origin: str) -> None:
@@ -95,11 +93,16 @@ def _resolve(content: dict[str, Any], home: Path, origin: str) -> None:
 
 
 def _path(name: str, home: Path, place: str, must: bool) -> str:
-    path = home / Path(name).expanduser()
-    if path.exists():
-        return str(path.resolve())
+    try:
+        path = home / Path(name).expanduser()
+        if path.exists():
+            return str(path.resolve())
+    except (OSError, RuntimeError):  # no name of a file: too long, or the home of nobody
+        path = home / name
     if must or name.startswith(("/", "./", "../", "~")):
-        raise JudgeError(f"{place} is {name}, and there is no {path}: mend the path, which is relative to the recipe.")
+        raise JudgeError(
+            _line(f"{place} is {name}, and there is no {path}") + ": mend the path, which is relative to the recipe."
+        )
     return name
 
 

@@ -30,7 +30,7 @@ def read(folder: Path, text: str):
 
 REFUSED = {
     "target: T\ntarget: U\n": r"recipe.yaml is not YAML that a recipe may be: line 2: target is given twice",
-    "target: !!python/object/apply:os.system [ls]\n": "is not YAML that a recipe may be: could not determine a constr",
+    "target: !!python/object/apply:os.system [ls]\n": r"1: a value of type python/object/apply:os\.system, where",
     "- target\n": "must hold the keys of a recipe, such as target, found list",
     LEAST + "treshold: 1\n": r"recipe.yaml: treshold is unknown: did you mean thresholds\.",
     LEAST + "head: {featurs: both}\n": r"head: featurs is unknown: did you mean features\.",
