@@ -2,7 +2,8 @@
 against vLLM's own sampler.
 
 The steps are the kernels', as V1 gets them: constraints are a request's own mask of allowed tokens, draft probabilities
-instead of logits, seeded generators for some requests.
+instead of logits, seeded generators for some requests, and where reasoning stands is told in part by the tokens that
+a request came with, in part by those that were sampled since.
 
 Where V1 differs by design: one noise vector serves all places of a request. In a row with a NaN or +inf the judge's
 boost is not the row's maximum, so nothing is accepted there by the judge alone. vLLM rejects a draft token without
@@ -35,6 +36,7 @@ from vllm_judge.config import JudgeConfig
 from vllm_judge.engine import hooks
 from vllm_judge.engine.judge import Judge
 from vllm_judge.engine.v1 import JudgedRejectionSampler
+from vllm_judge.engine.v1_thinking import ThinkingStates
 from vllm_judge.kernels import reference
 from vllm_judge.kernels.verdicts import num_judge_only
 
@@ -67,7 +69,7 @@ class Case:
     """A kernels' step in V1's terms."""
 
     def __init__(self, seed: int, kind: Kind, batch: Batch):
-        self.seed, self.kind = seed, kind
+        self.seed, self.kind, self.markers = seed, kind, batch.markers
         x, self.rng = batch.inputs, random.Random(seed)
         self.states, self.bounds = x["idx_mapping"].long(), batch.bounds
         self.num_drafts = [end - first - 1 for first, end in self.bounds]
@@ -110,17 +112,23 @@ class Case:
         protected = tuple(x["protected"].nonzero().flatten().tolist())
         with tempfile.TemporaryDirectory() as folder:
             head.save_pretrained(folder)
-            self.judge = Judge(
-                JudgeConfig(folder, None, 0.5, protected, fingerprint=""), self.vocab_size, torch.device("cpu")
-            )
+            config = JudgeConfig(folder, None, 0.5, protected, thinking=self.markers, fingerprint="")
+            self.judge = Judge(config, self.vocab_size, torch.device("cpu"))
         self.requests = {}
         for request, state in enumerate(self.states.tolist()):
             stops = x["stop_token_ids"][state, : x["num_stop_token_ids"][state]].tolist()
             said = self.rng.choice([{}, {}, {"judge": False}, {"judge_threshold": self.rng.choice([0, 1, 0.01, 0.7])}])
             if x["shadow"][state]:
                 said = {**said, "judge_mode": "shadow"}
-            params = SamplingParams(stop_token_ids=stops, extra_args=said)
-            self.requests[str(request)] = SimpleNamespace(sampling_params=params)
+            text: list[int] = []
+            if self.markers is not None:
+                said = {**said, "judge_scope": "thinking" if x["thinking"].confined[state] else "everywhere"}
+                text = x["thinking"].all_token_ids[state, : x["thinking"].total_len[state]].tolist()
+            # The first of a request's tokens it came with, of all others the judge has heard as they were sampled.
+            params, known = SamplingParams(stop_token_ids=stops, extra_args=said), self.rng.randrange(len(text) + 1)
+            self.requests[str(request)] = SimpleNamespace(
+                sampling_params=params, prompt_token_ids=text[:known], output_token_ids=[], sampled=text[known:]
+            )
         self.unproposed = {request for request in self.requests if self.rng.random() < 0.05}
         self.seeded = [request for request in range(len(self.bounds)) if self.rng.random() < 0.3]
 
@@ -130,9 +138,9 @@ class Case:
         if judged:
             sampler.__class__ = JudgedRejectionSampler
             sampler.judge = self.judge
-            sampler.runner = SimpleNamespace(
-                requests=self.requests, input_batch=SimpleNamespace(req_ids=list(self.requests))
-            )
+            batch = SimpleNamespace(req_ids=list(self.requests))
+            sampler.runner = SimpleNamespace(requests=self.requests, input_batch=batch)
+            sampler.thinking = self.thinking_states(sampler.runner) if self.markers is not None else None
             sampler.unproposed, sampler.hidden = self.unproposed, self.hidden
             if rejects:
                 sampler.hidden = torch.full_like(self.hidden, torch.nan)  # no score is above any threshold
@@ -143,6 +151,16 @@ class Case:
         found = sampler.verdicts if judged else None
         verdicts = found.rows().tolist() if found else [[0] * max(self.num_drafts)] * len(tokens)
         return tokens, verdicts, logprobs
+
+    def thinking_states(self, runner: SimpleNamespace) -> ThinkingStates:
+        runner.execute_model = runner._sample = None
+        runner.device = torch.device("cpu")
+        runner.discard_request_mask = SimpleNamespace(gpu=torch.zeros(len(self.requests), dtype=torch.bool))
+        states = ThinkingStates(runner, self.judge)
+        states.begin()
+        sampled = [torch.tensor(request.sampled, dtype=torch.int32) for request in self.requests.values()]
+        states.advance(torch.nn.utils.rnn.pad_sequence(sampled, batch_first=True, padding_value=-1))
+        return states
 
     def metadata(self) -> SpecDecodeMetadata:
         lengths = torch.tensor(self.num_drafts)
@@ -217,6 +235,9 @@ class Case:
             protected = self.judge.protected.clone()
             protected[list(dial.stop_token_ids)] = True
             threshold = torch.inf if str(request) in self.unproposed else dial.threshold
+            inside = torch.ones(len(drafts), dtype=torch.bool)
+            if dial.thinking_only:
+                inside = reference.inside_thinking(self.text(request), drafts, *self.markers)
             scores = self.judge.head.score(self.hidden[own], read)
             # What the judge accepts it boosts, which is the maximum of a row that holds nothing above all numbers.
             passes = (target[verifying].amax(dim=-1) < torch.inf) | ~(scores > threshold) | dial.shadow
@@ -228,13 +249,18 @@ class Case:
                 "draft_tokens": drafts,
                 "judge_scores": scores,
                 "judge_threshold": threshold,
-                "allowed": reference.allowed(constrained[verifying], drafts, protected) & passes,
+                "allowed": reference.allowed(constrained[verifying], drafts, protected) & passes & inside,
                 "temperature": self.temperature[request].item(),
                 "draft_logits": None if self.draft_logits is None else self.draft_logits[state, : len(drafts)],
                 "uniform": uniform[by_draft],
                 "gumbel": noise,
                 "shadow": dial.shadow and str(request) not in self.unproposed,
             }
+
+    def text(self, request: int) -> list[int]:
+        """The tokens before a request's drafts."""
+        told = self.requests[str(request)]
+        return [*told.prompt_token_ids, *told.sampled]
 
     def _draws(self) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """What vLLM draws, in its order: the bonus tokens, a uniform number for each draft, noise for each request."""

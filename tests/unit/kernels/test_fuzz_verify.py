@@ -40,20 +40,25 @@ def test_a_placeholder_is_no_token_that_the_target_would_have_chosen_in_shadow_e
 
 
 def test_a_verifier_that_is_wrong_is_found_out():
-    """Without its boost V1 rejects what only the judge accepts; without protected tokens it lets them pass."""
+    """Without its boost V1 rejects what only the judge accepts; without protected tokens, or the border of reasoning,
+    it lets them pass."""
     code = """
 import torch
 from fuzz import v1
 from vllm_judge.engine import v1 as engine
+from vllm_judge.engine.v1_thinking import ThinkingStates
 boost, engine.BOOST = engine.BOOST, -1e8
 without_boost = sum(len(v1.run(seed)[1]) for seed in range(3))
 engine.BOOST, allowed = boost, engine.allowed
 engine.allowed = lambda logits, drafts, protected: allowed(logits, drafts, torch.zeros_like(protected))
-print(without_boost, sum(len(v1.run(seed)[1]) for seed in range(6)))
+without_protection = sum(len(v1.run(seed)[1]) for seed in range(6))
+engine.allowed = allowed
+ThinkingStates.inside = lambda self, drafts: torch.ones_like(drafts, dtype=torch.bool)
+print(without_boost, without_protection, sum(len(v1.run(seed)[1]) for seed in range(8)))
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "tests", check=True)
-    without_boost, without_protection = map(int, child.stdout.splitlines()[-1].split())
-    assert without_boost > 5 and without_protection > 0
+    without_boost, without_protection, without_border = map(int, child.stdout.splitlines()[-1].split())
+    assert without_boost > 5 and without_protection > 0 and without_border > 0
 
 
 def test_a_distribution_that_is_another_is_found_out():
