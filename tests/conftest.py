@@ -1,12 +1,15 @@
 """Settings of all tests; and, since a conftest.py puts its folder on the import path, tests/*.py can be imported."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from vllm_judge.engine.logs import QUIET
 
 # The same examples every run, and no time limit on one: the first call into PyTorch may take seconds.
 settings.register_profile("tests", derandomize=True, deadline=None)
@@ -17,6 +20,18 @@ settings.load_profile("tests")
 def pytest_xdist_auto_num_workers() -> int:
     """Two files of tests at a time; on a GPU one, since an engine takes its memory."""
     return 1 if torch.cuda.is_available() else 2
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that is called in this process quietens vLLM for it; the next test's vLLM is not to be quiet."""
+    before = {name: os.environ.get(name) for name in QUIET}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
