@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from vllm_judge.engine.logs import QUIET
-
 # The same examples every run, and no time limit on one: the first call into PyTorch may take seconds.
 settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")
@@ -23,15 +21,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.fixture(autouse=True)
-def logs_as_they_were() -> Iterator[None]:
-    """A command that is called in this process quietens vLLM for it; the next test's vLLM is not to be quiet."""
-    before = {name: os.environ.get(name) for name in QUIET}
+def environment_as_it_was() -> Iterator[None]:
+    """A command that is called in a test's process quietens vLLM, and vLLM preloads an OpenMP runtime: for that process
+    and its children, and for no later test's."""
+    before = dict(os.environ)
     yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self
 from vllm_judge.errors import JudgeError
 
 LOG_LINES = 15
-ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): ")
+ERROR = re.compile(r"^(?!.* WARNING ).*\b[A-Z]\w*(Error|Exception)(: |$)")
 Prompt = str | list[int]  # text or token ids
 
 # vLLM's counters and ours, by the names that `llm.get_metrics()` and /metrics share (there with a suffix `_total`).

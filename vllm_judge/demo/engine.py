@@ -15,6 +15,7 @@ from vllm_judge.demo.tokenizer import render_prompt
 from vllm_judge.demo.world import Problem
 
 WARM_UP_PROBLEMS = 4
+OPENMP = ("libiomp", "libomp", "libgomp")
 # Room for the drafts of 64 requests beside their prompts: where drafts are trimmed, a judge sees other cycles.
 MAX_NUM_BATCHED_TOKENS = 8192
 
@@ -28,7 +29,8 @@ def engine_environment() -> dict[str, str]:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         openmp = Path(sys.prefix, "lib", "libiomp5.so")
         preloaded = environment.get("LD_PRELOAD", "")
-        if openmp.exists() and "libiomp" not in preloaded:
+        # Two of them vLLM refuses, and it preloads PyTorch's own once a config was made in this process.
+        if openmp.exists() and not any(name in preloaded for name in OPENMP):
             environment["LD_PRELOAD"] = f"{openmp}:{preloaded}".rstrip(":")
     return environment
 
