@@ -5,6 +5,7 @@ probability where the judge decided. 0: the draft was not reached, no drafter pr
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -53,6 +54,11 @@ def verdicts(
     reached = torch.cat([torch.ones_like(passes[..., :1]), passes[..., :-1]], dim=-1).cumprod(dim=-1)
     found = outcome + SHADOW * shadow + BUCKET * bucket
     return (found * reached * proposed * (threshold < math.inf)).to(torch.int16)
+
+
+def decided(found: Iterable[int]) -> list[int]:
+    """The buckets of the judge's probability, of those of one request's verdicts that the judge decided."""
+    return [verdict // BUCKET for verdict in found if verdict & OUTCOME_MASK in (JUDGE_ONLY, REJECTED)]
 
 
 def num_judge_only(found: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ there on they are counts of verdicts, and what those mean is said here.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_judge.config import MODES
+from vllm_judge.engine import drift
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.engine.judge import Verdicts
-from vllm_judge.kernels.verdicts import BOUNDS, BUCKET, JUDGE_ONLY, OUTCOME_MASK, OUTCOMES, REJECTED, SHADOW, STRICT
+from vllm_judge.kernels.verdicts import BOUNDS, JUDGE_ONLY, OUTCOME_MASK, OUTCOMES, SHADOW, STRICT, decided
 
 OUTPUT_FIELD = "judge_verdicts"
 STATS_FIELD = "judge"
@@ -49,11 +51,28 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
         (),
         "Draft tokens of requests in shadow that the judge would have let pass beyond the strict prefix.",
     ),
+    "vllm:spec_decode_judge_score_windows": (
+        ("mode", "drifted"),
+        "Windows of answers whose judge scores were compared with those of the head's calibration.",
+    ),
 }
 # As Prometheus writes a histogram's buckets, the last without a bound: histogram_quantile reads these too.
 LE = (*map(str, BOUNDS), "+Inf")
+DRIFTED = "no", "yes"
 INFO = "vllm:judge_info"
 INFO_DESCRIPTION = "A judge that is configured: 1. What this engine answers may not be the target's own text."
+INFO_LABELS = ("head", "threshold", "scope", "mode", "share", "on_drift")
+# Where the head carries the scores of its calibration: gauges, their labels beside vLLM's own, and what they say.
+DRIFT, LIMIT, STOPPED = "vllm:judge_drift", "vllm:judge_drift_limit", "vllm:judge_stopped"
+GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
+    DRIFT: (
+        ("mode",),
+        "Distance of the judge's scores in the last full window of answers from those of the head's calibration; 0 "
+        "before the first one.",
+    ),
+    LIMIT: ((), "The distance beyond which a window has drifted."),
+    STOPPED: ((), "1: the scores have drifted, and this engine decodes strictly until it is restarted."),
+}
 
 
 @dataclass
@@ -65,6 +84,8 @@ class JudgeStats:
         judge_only_per_pos: tokens that only the judge accepted, by place in the draft.
         cycles, accepted: verifications and accepted drafts, of judged requests and of those in shadow.
         gain: drafts that the judge would have let pass beyond the strict prefix.
+        windows: of answers, that have become full.
+        stopped: whether the engine has stopped judging.
     """
 
     verdicts: dict[int, int] = field(default_factory=dict)
@@ -72,6 +93,8 @@ class JudgeStats:
     cycles: list[int] = field(default_factory=lambda: [0, 0])
     accepted: list[int] = field(default_factory=lambda: [0, 0])
     gain: int = 0
+    windows: list[drift.Filled] = field(default_factory=list)
+    stopped: bool = False
 
     def observe(self, row: list[int]) -> None:
         """Adds one request's verdicts."""
@@ -99,8 +122,8 @@ class JudgeStats:
         for verdict, count in self.verdicts.items():
             mode, outcome = MODES[(verdict & SHADOW) // SHADOW], verdict & OUTCOME_MASK
             outcomes[mode, names[outcome]] = outcomes.get((mode, names[outcome]), 0) + count
-            if outcome in (JUDGE_ONLY, REJECTED):
-                for bound in LE[verdict // BUCKET :]:
+            for bucket in decided([verdict]):
+                for bound in LE[bucket:]:
                     probabilities[mode, bound] = probabilities.get((mode, bound), 0) + count
         per_pos = {(str(position),): count for position, count in enumerate(self.judge_only_per_pos)}
         counts: list[Mapping[Any, int]] = [
@@ -111,6 +134,7 @@ class JudgeStats:
             {(mode,): count for mode, count in zip(MODES, self.cycles, strict=True)},
             {(mode,): count for mode, count in zip(MODES, self.accepted, strict=True)},
             {(): self.gain},
+            Counter((window.mode, DRIFTED[window.drifted]) for window in self.windows),
         ]
         return dict(zip(COUNTERS, counts, strict=True))
 
@@ -147,6 +171,8 @@ def update_from_output(original: Callable[..., Any], self: Any, scheduler_output
     rows = getattr(model_runner_output, OUTPUT_FIELD, None)
     self.judge_verdicts = {} if rows is None else dict(zip(model_runner_output.req_ids, rows.tolist(), strict=True))
     self.judge_drafts = scheduler_output.scheduled_spec_decode_tokens
+    if (guard := drift.guard(self)) is not None:
+        guard.end(scheduler_output.finished_req_ids)
     return original(self, scheduler_output, model_runner_output)
 
 
@@ -155,12 +181,19 @@ def make_spec_decoding_stats(
 ) -> Any:
     """Around Scheduler.make_spec_decoding_stats, which counts one request's accepted tokens."""
     stats = original(self, spec_decoding_stats, request_id=request_id, **counts)
-    if stats is not None and (row := self.judge_verdicts.get(request_id)):
+    row, guard = self.judge_verdicts.get(request_id, []), drift.guard(self)
+    windows = []
+    if guard is not None:
+        guard.observe(self.requests[request_id], row)
+        windows, guard.filled = guard.filled, []
+    if stats is not None and (row or windows):
         found = getattr(stats, STATS_FIELD)
         if found is None:
             found = JudgeStats(judge_only_per_pos=[0] * self.num_spec_tokens)
             setattr(stats, STATS_FIELD, found)
         found.observe(row)
+        found.windows += windows
+        found.stopped = guard is not None and guard.stopped
     return stats
 
 
@@ -176,7 +209,8 @@ def init_prometheus(
     """Around SpecDecodingProm.__init__: our counters beside vLLM's, where a judge is configured. Each is there from the
     start with all values of its labels, so that a rate of it is right from the first token on."""
     original(self, speculative_config, labelnames, per_engine_labelvalues, *args, **kwargs)
-    self.judge_counters = {}
+    self.judge_counters, self.judge_gauges = {}, {}
+    self.judge_labels = labelnames, per_engine_labelvalues
     if getattr(speculative_config, "judge", None) is None:
         return
     values = {
@@ -184,6 +218,7 @@ def init_prometheus(
         "mode": list(MODES),
         "outcome": list(OUTCOMES),
         "le": list(LE),
+        "drifted": list(DRIFTED),
     }
     for name, (own, description) in COUNTERS.items():
         counter = self._counter_cls(name=name, documentation=description, labelnames=[*labelnames, *own])
@@ -203,6 +238,10 @@ def observe(original: Callable[..., None], self: Any, stats: Any, engine_idx: in
         for name, counts in found.counted().items():
             for combination, count in counts.items():
                 self.judge_counters[name][combination][engine_idx].inc(count)
+        for window in found.windows:
+            self.judge_gauges[DRIFT].labels(*self.judge_labels[1][engine_idx], window.mode).set(window.distance)
+        if found.stopped:
+            self.judge_gauges[STOPPED].labels(*self.judge_labels[1][engine_idx]).set(1)
 
 
 def log_engine_initialized(original: Callable[..., None], self: Any) -> None:
@@ -212,19 +251,24 @@ def log_engine_initialized(original: Callable[..., None], self: Any) -> None:
     vLLM shows it (no issue upstream)."""
     original(self)
     judge = _judge(self.vllm_config)
-    if judge is not None:
-        labels = {
-            "head": judge.model,
-            "threshold": str(judge.threshold),
-            "scope": judge.scope,
-            "mode": judge.mode,
-            "share": str(judge.share),
-        }
-        gauge = self._gauge_cls(
-            name=INFO, documentation=INFO_DESCRIPTION, labelnames=[*labels, "engine"], multiprocess_mode="mostrecent"
-        )
-        for engine in self.engine_indexes:
-            gauge.labels(**labels, engine=str(engine)).set(1)
+    if judge is None:
+        return
+    on_drift = "none" if judge.scores is None else judge.on_drift
+    values = (judge.model, str(judge.threshold), judge.scope, judge.mode, str(judge.share), on_drift)
+    info = self._gauge_cls(INFO, INFO_DESCRIPTION, labelnames=[*INFO_LABELS, "engine"], multiprocess_mode="mostrecent")
+    for engine in self.engine_indexes:
+        info.labels(*values, str(engine)).set(1)
+    if judge.scores is None:
+        return
+    # What each is before anything is known; with the labels of the counters, which have vLLM's own.
+    prom, start = self.spec_decoding_prom, {LIMIT: judge.scores.limit}
+    labelnames, per_engine_labelvalues = prom.judge_labels
+    for name, (own, description) in GAUGES.items():
+        gauge = self._gauge_cls(name, description, labelnames=[*labelnames, *own], multiprocess_mode="mostrecent")
+        prom.judge_gauges[name] = gauge
+        for labelvalues in per_engine_labelvalues.values():
+            for mode in MODES if own else (None,):
+                gauge.labels(*labelvalues, *([mode] if mode else [])).set(start.get(name, 0.0))
 
 
 def _judge(vllm_config: Any) -> Any:

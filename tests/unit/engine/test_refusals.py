@@ -84,7 +84,7 @@ def test_a_file_names_its_models_relative_to_itself(models):
 def test_an_unknown_key_is_refused(models):
     assert refusal(models, {**head(models), "treshold": 0.5}) == (
         "judge.treshold in speculative_config is unknown: the keys of judge are model, revision, threshold, "
-        "mode, share, scope."
+        "mode, share, scope, on_drift."
     )
 
 
@@ -99,6 +99,13 @@ def test_an_unknown_key_of_vllms_own_is_refused_in_a_sentence(models):
     [
         ("mode", "shade", "judge.mode in speculative_config must be 'judge' or 'shadow', found 'shade'."),
         ("scope", [1], "judge.scope in speculative_config must be 'everywhere' or 'thinking', found [1]."),
+        ("on_drift", "stop", "judge.on_drift in speculative_config must be 'warn' or 'strict', found 'stop'."),
+        (
+            "on_drift",
+            "strict",
+            "judge.on_drift 'strict' compares live scores with those of the calibration at threshold 0.5, and {head} "
+            "carries none: run `vllm-judge calibrate` on it, or remove judge.on_drift.",
+        ),
         ("share", 5, "judge.share in speculative_config must be a number from 0 to 1, found 5."),
         (
             "scope",
@@ -355,7 +362,8 @@ def test_the_command_line_takes_a_path_or_json(models):
         ("[]", "{path} must hold a JSON object, found list."),
         (
             '{"judge": {"modle": "x"}}',
-            "judge.modle in {path} is unknown: the keys of judge are model, revision, threshold, mode, share, scope.",
+            "judge.modle in {path} is unknown: the keys of judge are model, revision, threshold, mode, share, scope, "
+            "on_drift.",
         ),
     ],
 )
