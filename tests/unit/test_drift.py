@@ -49,7 +49,7 @@ def test_windows_of_the_calibrations_traffic_stay_within_the_limit_though_scores
         scores = calibrated(before)
         live = traffic(rng, 20 * scores.window)
         found += (distances(scores, live) / scores.limit).tolist()
-        # Dvoretzky, Kiefer and Wolfowitz with Massart's constant, at one in a hundred each, as if all were by themselves.
+        # Dvoretzky, Kiefer and Wolfowitz with Massart's constant, as if all scores were by themselves.
         known = np.cumsum(before.sum(axis=0)) / before.sum()
         for pooled in live.reshape(20, -1, NUM_BUCKETS).sum(axis=1):
             allowed = sum(np.sqrt(np.log(2 / 0.01) / (2 * drafts)) for drafts in (before.sum(), pooled.sum()))
@@ -151,5 +151,7 @@ def test_scores_that_no_calibration_gives_are_refused_in_one_sentence(change):
     given = calibrated(traffic(np.random.default_rng(3), 50)).model_dump() | change
     with pytest.raises(ValidationError):
         CalibratedScores.model_validate(given)
-    with pytest.raises(HeadError, match=r"^scores of a judge head must be as `vllm-judge calibrate` writes them, .*\.$"):
+    with pytest.raises(
+        HeadError, match=r"^scores of a judge head must be as `vllm-judge calibrate` writes them, .*\.$"
+    ):
         HeadConfig.of({"hidden_size": 8, "scores": given})

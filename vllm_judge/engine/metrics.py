@@ -16,7 +16,7 @@ from typing import Any
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_judge.config import MODES
-from vllm_judge.engine import drift
+from vllm_judge.engine import drift, gauges
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.engine.judge import Verdicts
 from vllm_judge.kernels.verdicts import BOUNDS, JUDGE_ONLY, OUTCOME_MASK, OUTCOMES, SHADOW, STRICT, decided
@@ -59,20 +59,6 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
 # As Prometheus writes a histogram's buckets, the last without a bound: histogram_quantile reads these too.
 LE = (*map(str, BOUNDS), "+Inf")
 DRIFTED = "no", "yes"
-INFO = "vllm:judge_info"
-INFO_DESCRIPTION = "A judge that is configured: 1. What this engine answers may not be the target's own text."
-INFO_LABELS = ("head", "threshold", "scope", "mode", "share", "on_drift")
-# Where the head carries the scores of its calibration: gauges, their labels beside vLLM's own, and what they say.
-DRIFT, LIMIT, STOPPED = "vllm:judge_drift", "vllm:judge_drift_limit", "vllm:judge_stopped"
-GAUGES: dict[str, tuple[tuple[str, ...], str]] = {
-    DRIFT: (
-        ("mode",),
-        "Distance of the judge's scores in the last full window of answers from those of the head's calibration; 0 "
-        "before the first one.",
-    ),
-    LIMIT: ((), "The distance beyond which a window has drifted."),
-    STOPPED: ((), "1: the scores have drifted, and this engine decodes strictly until it is restarted."),
-}
 
 
 @dataclass
@@ -238,37 +224,7 @@ def observe(original: Callable[..., None], self: Any, stats: Any, engine_idx: in
         for name, counts in found.counted().items():
             for combination, count in counts.items():
                 self.judge_counters[name][combination][engine_idx].inc(count)
-        for window in found.windows:
-            self.judge_gauges[DRIFT].labels(*self.judge_labels[1][engine_idx], window.mode).set(window.distance)
-        if found.stopped:
-            self.judge_gauges[STOPPED].labels(*self.judge_labels[1][engine_idx]).set(1)
-
-
-def log_engine_initialized(original: Callable[..., None], self: Any) -> None:
-    """Around PrometheusStatLogger.log_engine_initialized, which says how an engine's cache is configured: says it of
-    its judge too, in Prometheus's manner, as the labels of a gauge that is 1. Symptom: who needs exact samples cannot
-    ask an engine whether it gives them. Why: vLLM's speculative configuration is no metric. How: one gauge more. Until:
-    vLLM shows it (no issue upstream)."""
-    original(self)
-    judge = _judge(self.vllm_config)
-    if judge is None:
-        return
-    on_drift = "none" if judge.scores is None else judge.on_drift
-    values = (judge.model, str(judge.threshold), judge.scope, judge.mode, str(judge.share), on_drift)
-    info = self._gauge_cls(INFO, INFO_DESCRIPTION, labelnames=[*INFO_LABELS, "engine"], multiprocess_mode="mostrecent")
-    for engine in self.engine_indexes:
-        info.labels(*values, str(engine)).set(1)
-    if judge.scores is None:
-        return
-    # What each is before anything is known; with the labels of the counters, which have vLLM's own.
-    prom, start = self.spec_decoding_prom, {LIMIT: judge.scores.limit}
-    labelnames, per_engine_labelvalues = prom.judge_labels
-    for name, (own, description) in GAUGES.items():
-        gauge = self._gauge_cls(name, description, labelnames=[*labelnames, *own], multiprocess_mode="mostrecent")
-        prom.judge_gauges[name] = gauge
-        for labelvalues in per_engine_labelvalues.values():
-            for mode in MODES if own else (None,):
-                gauge.labels(*labelvalues, *([mode] if mode else [])).set(start.get(name, 0.0))
+        gauges.observe(self, engine_idx, found.windows, found.stopped)
 
 
 def _judge(vllm_config: Any) -> Any:
