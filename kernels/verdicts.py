@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
+from vllm_judge.drift import NUM_BUCKETS
+
 # STRICT: the strict test passes. What it fails: JUDGE_ONLY and REJECTED are the judge's word, FORBIDDEN is what it is
 # not asked about (`reference.allowed`, and its scope).
 OUTCOMES = {"strict": 1, "judge_only": 2, "rejected": 3, "forbidden": 4}
@@ -19,7 +21,6 @@ OUTCOME_MASK = SHADOW - 1
 
 # The judge's probability in buckets of equal width; between two of them lies an edge, here in log-odds, so that the
 # bucket of a score is the number of edges that are not above it, exactly, on every device.
-NUM_BUCKETS = 20
 BOUNDS = tuple(round((i + 1) / NUM_BUCKETS, 2) for i in range(NUM_BUCKETS))
 EDGES = tuple(math.log(bound / (1.0 - bound)) for bound in BOUNDS[:-1])
 

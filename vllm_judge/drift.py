@@ -26,8 +26,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vllm_judge.kernels.verdicts import NUM_BUCKETS
-
+# Of the judge's probability, of equal width: what scores are counted in, here and by the kernels (kernels/verdicts.py).
+NUM_BUCKETS = 20
 WITHIN = 0.1
 FALSE_ALARMS = 1e-6  # a window
 DOUBT = 0.01  # a calibration
