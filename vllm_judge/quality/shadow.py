@@ -133,6 +133,9 @@ class Scores:
             whose += "judging has stopped; "
         if not self.windows:
             return f"{whose}no window of answers is full yet"
+        if self.mode == SHADOW:
+            distance = f"{self.distance:.3f} from the calibration, which was judged"
+            return f"{whose}{distance}, in the last of {self.windows} windows"
         verdict = "beyond" if self.distance > self.limit else "within"
         return (
             f"{whose}{self.distance:.3f} from the calibration, {verdict} the limit of {self.limit:.3f} "

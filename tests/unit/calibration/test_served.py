@@ -5,6 +5,7 @@ catch: a strict server, or one with another head or number of drafts, measured i
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from calibration_world import make_world
 from fastapi import FastAPI, Request
 from typer.testing import CliRunner
 
 from vllm_judge.cli import app
+from vllm_judge.drift import NUM_BUCKETS
 from vllm_judge.head import JudgeHead, fingerprint
 
 
@@ -60,8 +63,8 @@ class Server:
         return {"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice], **counted}
 
 
-@pytest.fixture
-def server(world: Path) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(world: Path) -> Iterator[Server]:
     started = Server(world / "target", world / "head")
     started.thread.start()
     while not started.server.started:
@@ -69,6 +72,12 @@ def server(world: Path) -> Iterator[Server]:
     yield started
     started.server.should_exit = True
     started.thread.join()
+
+
+@pytest.fixture
+def server(world: Path) -> Iterator[Server]:
+    with serving(world) as started:
+        yield started
 
 
 def calibrate(world: Path, url: str, *more: object) -> tuple[int, str]:
@@ -128,12 +137,23 @@ def test_a_server_that_dies_loses_nothing(world, server):
     kept = sum(len(file.read_text().splitlines()) for file in (world / "answers" / "answers").iterdir())
     assert kept >= 3
 
-    another = Server(world / "target", world / "head")
-    another.thread.start()
-    while not another.server.started:
-        time.sleep(0.01)
-    code, said = calibrate(world, another.url)
-    another.server.should_exit = True
-    another.thread.join()
+    with serving(world) as another:
+        code, said = calibrate(world, another.url)
     assert code == 0, said
     assert len(another.dials) == 1 + 10 - kept
+
+
+def test_the_scores_at_the_chosen_threshold_go_into_the_head_and_others_answers_stay_out(tmp_path):
+    world = make_world(tmp_path, questions=80)
+    with serving(world) as server:
+        assert calibrate(world, server.url)[0] == 0
+        assert JudgeHead.from_pretrained(world / "head").scores is None, "an older server counts none"
+        server.counted["judge_probabilities"] = [1] + [0] * (NUM_BUCKETS - 2) + [3]
+        code, said = calibrate(world, server.url, "-o", world / "anew")
+    assert code == 0 and said.endswith("the drift guard compares windows of 117 answers with these 40; limit 0.24.")
+    head = JudgeHead.from_pretrained(world / "head")
+    scores = head.scores
+    assert scores is not None and (scores.head, scores.threshold) == (fingerprint(head), head.threshold) != ("", 0)
+    assert (scores.answers, scores.shares[0], scores.shares[-1], scores.variance) == (40, 0.25, 0.75, 0.0)
+    kept = (world / "anew" / "answers" / "strict.jsonl").read_text().splitlines()
+    assert len(kept) == 40

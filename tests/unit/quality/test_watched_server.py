@@ -57,14 +57,19 @@ GUARD = """
 vllm:spec_decode_judge_score_windows_total{engine="0",mode="judge",drifted="no"} 3.0
 vllm:spec_decode_judge_score_windows_total{engine="0",mode="judge",drifted="yes"} 1.0
 vllm:spec_decode_judge_score_windows_total{engine="0",mode="shadow",drifted="no"} 0.0
-vllm:spec_decode_judge_score_windows_total{engine="0",mode="shadow",drifted="yes"} 0.0
+vllm:spec_decode_judge_score_windows_total{engine="0",mode="shadow",drifted="yes"} 2.0
+vllm:spec_decode_judge_score_windows_total{engine="1",mode="judge",drifted="no"} 0.0
+vllm:spec_decode_judge_score_windows_total{engine="1",mode="judge",drifted="yes"} 0.0
 # TYPE vllm:judge_drift gauge
 vllm:judge_drift{engine="0",mode="judge"} 0.31
-vllm:judge_drift{engine="0",mode="shadow"} 0.0
+vllm:judge_drift{engine="0",mode="shadow"} 0.25
+vllm:judge_drift{engine="1",mode="judge"} 0.0
 # TYPE vllm:judge_drift_limit gauge
 vllm:judge_drift_limit{engine="0"} 0.17
+vllm:judge_drift_limit{engine="1"} 0.17
 # TYPE vllm:judge_stopped gauge
 vllm:judge_stopped{engine="0"} 1.0
+vllm:judge_stopped{engine="1"} 0.0
 """
 
 
@@ -72,6 +77,8 @@ def test_each_engines_scores_are_told_in_words_and_where_there_is_nothing_to_com
     assert list(map(str, Scores.parse(TEXT + GUARD))) == [
         "engine 0, judged: judging has stopped; 0.310 from the calibration, beyond the limit of 0.170 (1 of 4 windows "
         "were beyond it)",
-        "engine 0, in shadow: judging has stopped; no window of answers is full yet",
+        "engine 0, in shadow: judging has stopped; 0.250 from the calibration, which was judged, in the last of 2 "
+        "windows",
+        "engine 1, judged: no window of answers is full yet",
     ]
     assert Scores.parse(TEXT) == []
