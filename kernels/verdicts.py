@@ -5,8 +5,11 @@ probability where the judge decided. 0: the draft was not reached, no drafter pr
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
+
+from vllm_judge.drift import NUM_BUCKETS
 
 # STRICT: the strict test passes. What it fails: JUDGE_ONLY and REJECTED are the judge's word, FORBIDDEN is what it is
 # not asked about (`reference.allowed`, and its scope).
@@ -18,7 +21,6 @@ OUTCOME_MASK = SHADOW - 1
 
 # The judge's probability in buckets of equal width; between two of them lies an edge, here in log-odds, so that the
 # bucket of a score is the number of edges that are not above it, exactly, on every device.
-NUM_BUCKETS = 20
 BOUNDS = tuple(round((i + 1) / NUM_BUCKETS, 2) for i in range(NUM_BUCKETS))
 EDGES = tuple(math.log(bound / (1.0 - bound)) for bound in BOUNDS[:-1])
 
@@ -53,6 +55,11 @@ def verdicts(
     reached = torch.cat([torch.ones_like(passes[..., :1]), passes[..., :-1]], dim=-1).cumprod(dim=-1)
     found = outcome + SHADOW * shadow + BUCKET * bucket
     return (found * reached * proposed * (threshold < math.inf)).to(torch.int16)
+
+
+def decided(found: Iterable[int]) -> list[int]:
+    """The buckets of the judge's probability, of those of one request's verdicts that the judge decided."""
+    return [verdict // BUCKET for verdict in found if verdict & OUTCOME_MASK in (JUDGE_ONLY, REJECTED)]
 
 
 def num_judge_only(found: torch.Tensor) -> torch.Tensor:

@@ -126,9 +126,11 @@ def draw(prometheus: Prometheus, seconds: float, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = {title: lines for title, lines in expressions().items() if title != "Is this engine lossy?"}
-    figure, axes = plt.subplots(3, 3, figsize=(15, 10), layout="constrained")
+    figure, axes = plt.subplots(math.ceil(len(panels) / 3), 3, figsize=(15, 13), layout="constrained")
+    for unused in axes.flat[len(panels) :]:
+        unused.remove()
     now = time.time()
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
         axis.set_title(title, fontsize=10)
         for legend, expression in lines:
             for one in prometheus.ask("query_range", query=expression, start=now - seconds, end=now, step=1)["result"]:

@@ -6,8 +6,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vllm_judge.drift import CalibratedScores
 from vllm_judge.errors import HeadError, JudgeConfigError
-from vllm_judge.head import JudgeHead
+from vllm_judge.head import JudgeHead, fingerprint
 from vllm_judge.head_files import shown
 from vllm_judge.judge_json import SECTION, Place
 
@@ -18,6 +19,9 @@ MODES = JUDGE, SHADOW
 EVERYWHERE: Final = "everywhere"
 THINKING: Final = "thinking"
 SCOPES = EVERYWHERE, THINKING
+# What is done where scores have left those of the calibration.
+WARN: Final = "warn"
+STRICT: Final = "strict"
 
 
 class JudgeSection(BaseModel):
@@ -30,6 +34,7 @@ class JudgeSection(BaseModel):
         mode: "shadow": requests are decoded strictly, and what the judge would have let pass is counted.
         share: of the requests that are judged, where not all are; the others are in shadow.
         scope: "thinking": the judge may accept inside a request's reasoning part only.
+        on_drift: "strict": where live scores leave those of the calibration, judging stops until the next start.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +45,7 @@ class JudgeSection(BaseModel):
     mode: Literal["judge", "shadow"] = JUDGE
     share: float | None = Field(default=None, ge=0.0, le=1.0, strict=True)
     scope: Literal["everywhere", "thinking"] = EVERYWHERE
+    on_drift: Literal["warn", "strict"] = WARN
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class JudgeConfig:
         fingerprint: of the head's numbers, see `head.fingerprint`.
         mode, scope: of requests that say nothing else; share: of such requests that are judged in mode "judge".
         thinking: the tokens that begin a request's reasoning part and those that end it; None where vLLM was not told.
+        scores: of the head at calibration; None where live ones have nothing to be compared with.
+        on_drift: what is done where live ones leave them.
     """
 
     model: str
@@ -65,6 +73,8 @@ class JudgeConfig:
     share: float = 1.0
     scope: str = EVERYWHERE
     thinking: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    scores: CalibratedScores | None = None
+    on_drift: str = WARN
 
 
 def read_speculative_config(
@@ -158,3 +168,26 @@ def load_head(section: JudgeSection, hidden_size: int) -> JudgeHead:
             + (f" (this one was trained on {head.target_model})." if head.target_model else ".")
         )
     return head
+
+
+def calibrated_scores(section: JudgeSection, head: JudgeHead) -> CalibratedScores | None:
+    """What an engine compares its judge's scores with; None where its threshold is not the calibration's.
+
+    Raises:
+        JudgeConfigError: they are another head's, or there are none and `on_drift` cannot be kept.
+    """
+    scores = head.scores
+    if scores is not None and scores.head != fingerprint(head):
+        raise JudgeConfigError(
+            f"judge.model {section.model} carries the scores of another head, its weights have changed since: run "
+            "`vllm-judge calibrate` on it, or remove scores from its config.json."
+        )
+    threshold = head.threshold if section.threshold is None else section.threshold
+    usable = scores if scores is not None and scores.threshold == threshold else None
+    if section.on_drift == STRICT and usable is None:
+        found = "carries none" if scores is None else f"carries those of threshold {scores.threshold:g}"
+        raise JudgeConfigError(
+            f"judge.on_drift {STRICT!r} compares live scores with those of the calibration at threshold "
+            f"{threshold:g}, and {section.model} {found}: run `vllm-judge calibrate` on it, or remove judge.on_drift."
+        )
+    return usable

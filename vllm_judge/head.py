@@ -57,6 +57,7 @@ class JudgeHead(
         target_model: the model whose hidden states the head was fitted on, and `target_revision`, its revision.
         hidden_states: the convention of the hidden states; only "own row, input of the output layer" exists.
         provenance: how the head was trained and measured; free form, kept in config.json.
+        scores: its scores at calibration, the fields of `drift.CalibratedScores`.
 
     Attributes:
         source: where `from_pretrained` read the head: an absolute folder, or a Hub repository; `commit`, the commit of
@@ -78,6 +79,7 @@ class JudgeHead(
         target_revision: str | None = None,
         hidden_states: str = HIDDEN_STATES,
         provenance: dict[str, Any] | None = None,
+        scores: dict[str, Any] | None = None,
     ):
         super().__init__()
         config = HeadConfig.of(
@@ -89,6 +91,7 @@ class JudgeHead(
                 "target_revision": target_revision,
                 "hidden_states": hidden_states,
                 "provenance": provenance,
+                "scores": scores,
             }
         )
         self.hidden_size = config.hidden_size
@@ -96,6 +99,7 @@ class JudgeHead(
         self.target_model = config.target_model
         self.target_revision = config.target_revision
         self.provenance = config.provenance or {}
+        self.scores = config.scores
         self.weight = torch.nn.Parameter(torch.zeros(hidden_size, dtype=torch.float32))
         self.bias = torch.nn.Parameter(torch.zeros((), dtype=torch.float32))
         self.evidence = torch.nn.Parameter(torch.zeros(len(EVIDENCE))) if use_evidence else None

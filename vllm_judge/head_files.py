@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safetensors import SafetensorError, safe_open
 
 from vllm_judge import hub
+from vllm_judge.drift import MIN_ANSWERS, CalibratedScores
 from vllm_judge.errors import HeadError
 from vllm_judge.untrusted_files import read_json
 
@@ -37,6 +38,7 @@ class HeadConfig(BaseModel):
     target_revision: str | None = None
     hidden_states: str = HIDDEN_STATES
     provenance: dict[str, Any] | None = None
+    scores: CalibratedScores | None = None
 
     @field_validator("hidden_states")
     @classmethod
@@ -58,7 +60,7 @@ class HeadConfig(BaseModel):
             # A misspelt field is also a missing one: the misspelling says more.
             first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         field = str(first["loc"][0])
-        match first["type"]:
+        match first["type"] if len(first["loc"]) == 1 else "":
             case "extra_forbidden":
                 known = ", ".join(cls.model_fields)
                 raise HeadError(f"{shown(field)} of {head} is unknown: the fields of a head are {known}.")
@@ -75,6 +77,7 @@ _MUST_BE = {
     "target_revision": "must be text or null",
     "hidden_states": f"must be {HIDDEN_STATES!r} (fit the head again with this version's hidden states)",
     "provenance": "must be an object or null",
+    "scores": f"must be as `vllm-judge calibrate` writes them, of {MIN_ANSWERS} answers or more, or null",
 }
 
 

@@ -68,10 +68,14 @@ class Engine:
         self, prompts: list[list[int]], params: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """Answers, and what they added to vLLM's counters of speculation and preemption."""
-        before = self._exchange({"call": "metrics"})
+        before = self.metrics()
         answers = self.generate(prompts, params)
-        after = self._exchange({"call": "metrics"})
+        after = self.metrics()
         return answers, {name: after[name] - before[name] for name in after}
+
+    def metrics(self) -> dict[str, float]:
+        """vLLM's counters and gauges of these, by name and their own labels' values."""
+        return self._exchange({"call": "metrics"})
 
     def _exchange(self, message: dict[str, Any], raw: bool = False) -> Any:
         self.requests.write(json.dumps(message) + "\n")

@@ -71,7 +71,7 @@ def generate(
 
 def metrics(llm: LLM) -> dict[str, float]:
     """Counters by name, and by the values of labels where they have some of their own."""
-    counters = ("vllm:spec_decode_", "vllm:num_preemptions", "vllm:judge_info")
+    counters = ("vllm:spec_decode_", "vllm:num_preemptions", "vllm:judge_")
     found = [metric for metric in llm.get_metrics() if metric.name.startswith(counters) and hasattr(metric, "value")]
     values = {}
     for metric in found:

@@ -51,7 +51,7 @@ def vllm_judge(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def calibrate(world: Path, output: Path, *more: object) -> dict[str, dict[str, Any]]:
-    """The kept answers, by file and question."""
+    """The kept answers, by file and question; without the judge's probabilities, which the reference does not count."""
     command = ["calibrate", world / "questions.jsonl", "--target", world / "target", "-o", output]
     command += ["--max-accuracy-drop", 100, "--max-new-tokens", ANSWER_TOKENS, "--num-speculative-tokens", DRAFTS]
     done = vllm_judge(*command, "--threshold", 0.2, "--threshold", 0.5, "--threshold", 0.8, *more)
@@ -60,6 +60,10 @@ def calibrate(world: Path, output: Path, *more: object) -> dict[str, dict[str, A
     for file in sorted((output / "answers").iterdir()):
         for line in file.read_text().splitlines():
             answer = json.loads(line)
+            probabilities = answer.pop("probabilities", None)
+            # A draft that only the judge accepted is one that it decided on, and there are strict answers without any.
+            assert probabilities is None or answer["judge_only"] <= sum(probabilities)
+            assert probabilities is None or "strict" not in file.name or not sum(probabilities)
             found.setdefault(file.name, {})[answer["question"]] = {**answer, "cycles": sorted(answer["cycles"])}
     return found
 

@@ -101,7 +101,7 @@ def test_metrics_say_that_this_engine_has_a_judge_and_show_every_counter_from_th
     assert info.endswith(" 1.0") and f'head="{models / "random"}"' in info
     assert all(label in info for label in ('mode="judge"', 'scope="everywhere"', 'share="1.0"', 'threshold="0.5"'))
     shown = {name: sum(line.startswith(f"{name}_total{{") for line in lines) for name in COUNTERS}
-    assert list(shown.values()) == [1, 4, 8, 42, 2, 2, 1]
+    assert list(shown.values()) == [1, 4, 8, 42, 2, 2, 1, 4]
 
 
 def test_a_wrong_configuration_ends_the_server_with_our_sentence(models, tmp_path):

@@ -18,7 +18,7 @@ from verified_text import VerifiedText, verified
 
 from vllm_judge import JudgeHead
 from vllm_judge.engine.admission import is_judged
-from vllm_judge.kernels.verdicts import BUCKET, JUDGE_ONLY, OUTCOME_MASK, OUTCOMES, REJECTED
+from vllm_judge.kernels.verdicts import BUCKET, JUDGE_ONLY, NUM_BUCKETS, OUTCOME_MASK, OUTCOMES, REJECTED, decided
 
 LENGTH = 24
 GREEDY = {"temperature": 0.0, "max_tokens": LENGTH}
@@ -109,6 +109,9 @@ def test_an_answer_says_which_of_its_tokens_only_the_judge_accepted(engines, run
     wanted = [judge_only_places(text) for text in texts]
     statistics = [answer["statistics"] for answer in engine.generate(PROMPTS, GREEDY, statistics=True)]
     assert [found["judge_only_positions"] for found in statistics] == wanted and any(wanted)
+    decisions = [[bucket for step in text.steps for bucket in decided(step.verdicts.tolist())] for text in texts]
+    for found, buckets in zip(statistics, decisions, strict=True):
+        assert found["judge_probabilities"] == [buckets.count(bucket) for bucket in range(NUM_BUCKETS)]
     assert [found["num_judge_only_tokens"] for found in statistics] == [
         sum(step.judge_only for step in text.steps) for text in texts
     ]
@@ -130,4 +133,4 @@ def test_the_share_is_judged_and_the_rest_in_shadow_unless_a_request_says_which(
     said = engine.generate(PROMPTS, {**GREEDY, "extra_args": {"judge_mode": "judge"}})
     assert tokens(said) == [oracle(prompt).tokens for prompt in PROMPTS]
     info = [name for name in counts if name.startswith("judge_info")]
-    assert len(info) == 1 and info[0].endswith(" 0.5 everywhere judge 0.5")
+    assert len(info) == 1 and info[0].endswith(" 0.5 everywhere judge 0.5 none")

@@ -58,7 +58,7 @@ def refusal(source: Any) -> str:
     return sentence
 
 
-FIELDS = "hidden_size, use_evidence, threshold, target_model, target_revision, hidden_states, provenance"
+FIELDS = "hidden_size, use_evidence, threshold, target_model, target_revision, hidden_states, provenance, scores"
 
 
 @pytest.mark.parametrize(

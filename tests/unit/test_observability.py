@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vllm_judge.engine.metrics import COUNTERS, INFO
+from vllm_judge.engine.gauges import GAUGES, INFO, INFO_LABELS
+from vllm_judge.engine.metrics import COUNTERS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "observability"
 OURS = re.compile(r"vllm:(?:spec_decode_(?:num_)?judge_\w+|judge_\w+)")
 VLLMS_LABELS = {"model_name", "engine", "job", "instance"}
-INFO_LABELS = {"head", "threshold", "scope", "mode", "share"}
+LABELS = {INFO: INFO_LABELS, **{name: own for name, (own, _) in {**COUNTERS, **GAUGES}.items()}}
 
 
 def expressions() -> Iterator[str]:
@@ -29,7 +30,7 @@ def expressions() -> Iterator[str]:
 
 
 def test_every_metric_of_ours_is_one_that_engines_have():
-    known = {f"{name}_total" for name in COUNTERS} | {INFO}
+    known = {f"{name}_total" for name in COUNTERS} | {INFO, *GAUGES}
     asked = {found for expression in expressions() for found in OURS.findall(expression)}
     assert asked and asked <= known
     assert asked == known, "what is counted and shown nowhere"
@@ -39,8 +40,7 @@ def test_every_label_is_one_that_the_metric_has():
     for expression in expressions():
         for name, selected in re.findall(r"(vllm:\w*judge\w*)\{([^}]*)\}", expression):
             labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selected))
-            own = INFO_LABELS if name == INFO else set(COUNTERS[name.removesuffix("_total")][0])
-            assert labels <= own | VLLMS_LABELS, expression
+            assert labels <= {*LABELS[name.removesuffix("_total")], *VLLMS_LABELS}, expression
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs Prometheus: apt-get install prometheus")

@@ -29,6 +29,7 @@ from vllm_judge.making.recipe_file import read_recipe, show
 
 H = 4
 HEAD = {"hidden_size": H, "use_evidence": True, "threshold": 0.5, "target_model": "a/b", "provenance": {"auc": 0.9}}
+HEAD["scores"] = {"head": "0" * 16, "threshold": 0.5, "answers": 99, "shares": [0.05] * 20, "variance": 0.1}
 WEIGHTS = {"weight": torch.ones(H), "bias": torch.zeros(()), "evidence": torch.ones(4)}
 DEPLOYMENT = {"method": "ngram", "num_speculative_tokens": 4, "judge": {"model": ".", "threshold": 0.5}}
 RECIPE = {

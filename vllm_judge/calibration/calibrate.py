@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_judge.calibration.sources import Source
-from vllm_judge.comparison.answers import AnswerFolder, Contender
+from vllm_judge.comparison.answers import Answer, AnswerFolder, Contender
 from vllm_judge.comparison.compare import BASELINE, answer_all
 from vllm_judge.comparison.picture import draw
 from vllm_judge.comparison.points import Point, summarise
@@ -15,6 +15,7 @@ from vllm_judge.decoding.pair import Sampling
 from vllm_judge.decoding.questions import Question
 from vllm_judge.decoding.rules import all_rules
 from vllm_judge.decoding.rules.judge import judge_rule
+from vllm_judge.drift import CalibratedScores
 from vllm_judge.errors import JudgeError, PromiseError
 from vllm_judge.head import JudgeHead, fingerprint
 from vllm_judge.judge_json import write_judge_json
@@ -30,10 +31,14 @@ def measure_thresholds(
     thresholds: Sequence[float],
     how: Sampling,
     folder: Path,
-) -> tuple[list[Contender], list[Point]]:
+) -> tuple[list[Contender], list[Point], list[CalibratedScores | None]]:
     """Strict verification, and then each head, by its folder, at each threshold, on the same questions.
 
     Answers are kept in `folder`: called again, it goes on where it stopped.
+
+    Returns:
+        the contenders, and of each what its answers amount to and its judge's scores; None where the source counts none
+        or too few answers have any.
 
     Raises:
         JudgeError: the folder holds answers of other models or settings, or the source fails.
@@ -47,7 +52,18 @@ def measure_thresholds(
     measured = answer_all(
         questions, chosen, answers, lambda missing: source.decode(chosen, missing, how), source.tokenizer
     )
-    return chosen, summarise(chosen, measured, how.num_speculative_tokens)
+    scores = [
+        _scores(fingerprints.get(contender.rule.name), contender, answers)
+        for contender, answers in zip(chosen, measured, strict=True)
+    ]
+    return chosen, summarise(chosen, measured, how.num_speculative_tokens), scores
+
+
+def _scores(head: str | None, contender: Contender, answers: Sequence[Answer]) -> CalibratedScores | None:
+    counts = [answer.probabilities for answer in answers if answer.probabilities is not None]
+    if head is None or len(counts) < len(answers):
+        return None
+    return CalibratedScores.measure(head, contender.setting["threshold"], counts)
 
 
 def keeps(point: Point, max_accuracy_drop: float) -> bool:
@@ -105,6 +121,7 @@ def write_threshold(
     chosen: Point,
     max_accuracy_drop: float,
     about: dict[str, Any],
+    scores: CalibratedScores | None,
 ) -> JudgeHead:
     """Writes the threshold into the head's folder, with the evidence for it in config.json, the card and a picture, and
     the judge.json that serves the head as it was measured.
@@ -116,6 +133,7 @@ def write_threshold(
         chosen: the point whose threshold is taken.
         max_accuracy_drop: what is promised, in percentage points.
         about: `target`, `speculative_config` (vLLM's own keys) and whatever else the points depend on.
+        scores: the judge's, at that point.
 
     Raises:
         JudgeError: the folder cannot be written.
@@ -136,6 +154,7 @@ def write_threshold(
         target_model=head.target_model,
         target_revision=head.target_revision,
         provenance={**head.provenance, "calibration": calibration},
+        scores=scores and scores.model_dump(),
     )
     try:
         draw(folder / PICTURE, points, f"n = {chosen.n} held-out questions, chosen threshold {threshold:g}")

@@ -108,6 +108,7 @@ def write(folder: Path, served: Deployment, levels: Sequence[Level], n: int, rou
         target_model=served.head.target_model,
         target_revision=served.head.target_revision,
         provenance={**served.head.provenance, "speed": speed},
+        scores=served.head.scores and served.head.scores.model_dump(),
     )
     try:
         copy_head(served.folder, folder)

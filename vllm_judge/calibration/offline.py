@@ -103,4 +103,5 @@ def _decoded(completion: Any) -> Decoded:
         list(completion.token_ids),
         cycles(counted.histogram, counted.num_steps_without_drafts),
         counted.num_judge_only_tokens,
+        counted.judge_probabilities,
     )

@@ -45,6 +45,7 @@ class _Counted(BaseModel):
     judge_head: str | None = None
     num_judge_only_tokens: int = 0
     num_steps_without_drafts: int = 0
+    judge_probabilities: list[int] | None = None
 
 
 class _Metrics(BaseModel):
@@ -102,8 +103,10 @@ class ServedSource:
             said = await self._complete(question, dial(chosen[i]), how.temperature, how.max_new_tokens)
             if said.counted is None:
                 raise RequestError("leaves metrics.speculative_decoding out of a response")
-            accepted = cycles(said.counted.acceptance_histogram, said.counted.num_steps_without_drafts)
-            answers.put_nowait((*job, Decoded(said.choices[0].token_ids, accepted, said.counted.num_judge_only_tokens)))
+            counted = said.counted
+            accepted = cycles(counted.acceptance_histogram, counted.num_steps_without_drafts)
+            judged = counted.num_judge_only_tokens, counted.judge_probabilities
+            answers.put_nowait((*job, Decoded(said.choices[0].token_ids, accepted, *judged)))
 
         with asyncio.Runner() as runner:
             runner.run(self._check(head, asked, how))

@@ -14,6 +14,7 @@ from vllm_judge.training.choices import SourceName
 
 if TYPE_CHECKING:
     from vllm_judge.calibration.sources import Source
+    from vllm_judge.head import JudgeHead
 
 Thresholds = Annotated[list[float], typer.Option(min=0.0, max=1.0, help="Threshold to try; may be repeated.")]
 
@@ -107,7 +108,7 @@ def calibrate(
     template = chat_template.read() if chat_template else None
     asked = held_out_questions(questions, opened.tokenizer, template)[:limit]
     how = Sampling(config["num_speculative_tokens"], max_new_tokens)
-    contenders, points = measure_thresholds(opened, heads, asked, threshold, how, output)
+    contenders, points, scores = measure_thresholds(opened, heads, asked, threshold, how, output)
     console().print(points_table(contenders, points))
     about = {"target": target, "speculative_config": config, **vars(how), **opened.about}
     refusals = []
@@ -120,11 +121,27 @@ def calibrate(
             continue
         if into:
             copy_head(Path(folder), place)
-        calibrated = write_threshold(place, judge.cpu(), own, chosen, max_accuracy_drop, about)
+        at = next(i for i, point in enumerate(points) if (point.rule, point.setting) == (chosen.rule, chosen.setting))
+        calibrated = write_threshold(place, judge.cpu(), own, chosen, max_accuracy_drop, about, scores[at])
         say(calibrated.provenance["calibration"]["promise"])
         say(f"{place}: the default threshold is {calibrated.threshold:g} now.")
+        say(f"{place}: {_drift_guard(calibrated)}")
     if refusals:
         raise PromiseError("\n".join(refusals))
+
+
+def _drift_guard(head: "JudgeHead") -> str:
+    from vllm_judge.drift import MIN_ANSWERS
+
+    if (scores := head.scores) is None:
+        return (
+            f"no drift guard: it needs {MIN_ANSWERS} answers in which the judge decided on a draft, from vLLM with "
+            "this version of the plugin."
+        )
+    return (
+        f"the drift guard compares windows of {scores.window} answers with these {scores.answers}; limit "
+        f"{scores.limit:.2f}."
+    )
 
 
 def _refuse(given: dict[str, Any], place: str) -> None:

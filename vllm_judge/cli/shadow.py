@@ -19,14 +19,20 @@ def shadow(
     import functools
     from dataclasses import asdict
 
-    from vllm_judge.quality.shadow import DEFINITIONS, read, summarise, watch
+    from vllm_judge.quality.shadow import DEFINITIONS, SCORES_DEFINITION, read, read_scores, summarise, watch
 
     found = summarise(watch(functools.partial(read, url), seconds, slices))
+    scores = read_scores(url)
     if json_file is not None:
-        json_file.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        figures = {**asdict(found), "scores": [asdict(one) for one in scores]}
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     say(f"{found.shadow_cycles:.0f} cycles in shadow, {found.judged_cycles:.0f} judged, in {seconds:g} s of traffic")
     for name in DEFINITIONS:
         estimate = getattr(found, name)
         said = f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate else "no such requests"
         say(f"{name.replace('_', ' '):<12}{said}")
-    define(DEFINITIONS, console())
+    for one in scores:
+        say(f"{'scores':<12}{one}")
+    if not scores:
+        say(f"{'scores':<12}nothing to compare with: the head carries none, or those of another threshold")
+    define(DEFINITIONS | SCORES_DEFINITION, console())

@@ -48,6 +48,7 @@ class Answer(BaseModel):
         cycles: accepted drafts of each cycle.
         judge_only: accepted drafts that the strict test alone would have rejected.
         text: the answer.
+        probabilities: see `Decoded`.
     """
 
     question: str
@@ -56,6 +57,7 @@ class Answer(BaseModel):
     cycles: list[int]
     judge_only: int
     text: str
+    probabilities: list[int] | None = None
 
 
 class AnswerFolder:

@@ -145,6 +145,7 @@ def answer_all(
                 cycles=run.cycles,
                 judge_only=run.judge_only,
                 text=text,
+                probabilities=run.probabilities,
             )
             folder.add(chosen[i], answer)
             answers[i][question.key] = answer

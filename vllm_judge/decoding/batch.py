@@ -37,11 +37,14 @@ class Decoded:
         cycles: accepted draft tokens of each target verification, the target's own token not counted. As in vLLM, a
             cycle counts whole even where the text ends inside it.
         judge_only: accepted draft tokens that the strict test alone would have rejected.
+        probabilities: how many of the drafts that the judge decided on lie in each bucket of its probability; None
+            where that is not counted.
     """
 
     tokens: list[int] = field(default_factory=list)
     cycles: list[int] = field(default_factory=list)
     judge_only: int = 0
+    probabilities: list[int] | None = None
 
 
 @dataclass

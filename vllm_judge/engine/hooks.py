@@ -14,7 +14,17 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig
-from vllm_judge.engine import admission, command_line, configuration, cpu_repairs, metrics, request_metrics, worker
+from vllm_judge.engine import (
+    admission,
+    command_line,
+    configuration,
+    cpu_repairs,
+    drift,
+    gauges,
+    metrics,
+    request_metrics,
+    worker,
+)
 from vllm_judge.engine.hook import Hook
 
 logger = init_logger("vllm.judge")
@@ -34,7 +44,8 @@ HOOKS = (
     Hook("vllm.v1.core.sched.scheduler:Scheduler.make_spec_decoding_stats", metrics.make_spec_decoding_stats),
     Hook("vllm.v1.spec_decode.metrics:SpecDecodingProm.__init__", metrics.init_prometheus),
     Hook("vllm.v1.spec_decode.metrics:SpecDecodingProm.observe", metrics.observe),
-    Hook("vllm.v1.metrics.loggers:PrometheusStatLogger.log_engine_initialized", metrics.log_engine_initialized),
+    Hook("vllm.v1.metrics.loggers:PrometheusStatLogger.log_engine_initialized", gauges.log_engine_initialized),
+    Hook("vllm.v1.core.sched.scheduler:Scheduler.schedule", drift.schedule),
     Hook("vllm.v1.core.sched.scheduler:Scheduler._update_request_with_output", request_metrics.update_request),
     Hook("vllm.v1.metrics.stats:RequestSpecDecodeMetrics.to_dict", request_metrics.to_dict),
     Hook("vllm.v1.sample.rejection_sampler:expand_batch_to_tokens", cpu_repairs.expand_batch_to_tokens),

@@ -27,7 +27,10 @@ class Judge:
         config: what the engine was configured with.
         protected: [V] bool, the tokens that only the strict test may accept.
         thinking: what tells where reasoning ends, on the device; None where vLLM was not told.
+        stopped: whether every request is to be decoded strictly from now on (drift.py).
     """
+
+    stopped = False
 
     def __init__(self, config: JudgeConfig, vocab_size: int, device: torch.device):
         self.head = JudgeHead.from_pretrained(config.model, revision=config.revision).to(device)
@@ -42,6 +45,8 @@ class Judge:
     def dial(self, sampling_params: Any) -> dial.Dial:
         """A request's dial, with stop tokens of the vocabulary only. Admission refuses what means nothing; whatever
         comes here all the same must not stop the engine, and is decoded strictly."""
+        if self.stopped:
+            return dial.STRICT
         try:
             found = dial.read(sampling_params, self.config)
         except DialError as error:

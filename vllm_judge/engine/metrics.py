@@ -8,6 +8,7 @@ there on they are counts of verdicts, and what those mean is said here.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from vllm_judge.config import MODES
+from vllm_judge.engine import drift, gauges
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.engine.judge import Verdicts
-from vllm_judge.kernels.verdicts import BOUNDS, BUCKET, JUDGE_ONLY, OUTCOME_MASK, OUTCOMES, REJECTED, SHADOW, STRICT
+from vllm_judge.kernels.verdicts import BOUNDS, JUDGE_ONLY, OUTCOME_MASK, OUTCOMES, SHADOW, STRICT, decided
 
 OUTPUT_FIELD = "judge_verdicts"
 STATS_FIELD = "judge"
@@ -49,11 +51,14 @@ COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
         (),
         "Draft tokens of requests in shadow that the judge would have let pass beyond the strict prefix.",
     ),
+    "vllm:spec_decode_judge_score_windows": (
+        ("mode", "drifted"),
+        "Windows of answers whose judge scores were compared with those of the head's calibration.",
+    ),
 }
 # As Prometheus writes a histogram's buckets, the last without a bound: histogram_quantile reads these too.
 LE = (*map(str, BOUNDS), "+Inf")
-INFO = "vllm:judge_info"
-INFO_DESCRIPTION = "A judge that is configured: 1. What this engine answers may not be the target's own text."
+DRIFTED = "no", "yes"
 
 
 @dataclass
@@ -65,6 +70,8 @@ class JudgeStats:
         judge_only_per_pos: tokens that only the judge accepted, by place in the draft.
         cycles, accepted: verifications and accepted drafts, of judged requests and of those in shadow.
         gain: drafts that the judge would have let pass beyond the strict prefix.
+        windows: of answers, that have become full.
+        stopped: whether the engine has stopped judging.
     """
 
     verdicts: dict[int, int] = field(default_factory=dict)
@@ -72,6 +79,8 @@ class JudgeStats:
     cycles: list[int] = field(default_factory=lambda: [0, 0])
     accepted: list[int] = field(default_factory=lambda: [0, 0])
     gain: int = 0
+    windows: list[drift.Filled] = field(default_factory=list)
+    stopped: bool = False
 
     def observe(self, row: list[int]) -> None:
         """Adds one request's verdicts."""
@@ -99,8 +108,8 @@ class JudgeStats:
         for verdict, count in self.verdicts.items():
             mode, outcome = MODES[(verdict & SHADOW) // SHADOW], verdict & OUTCOME_MASK
             outcomes[mode, names[outcome]] = outcomes.get((mode, names[outcome]), 0) + count
-            if outcome in (JUDGE_ONLY, REJECTED):
-                for bound in LE[verdict // BUCKET :]:
+            for bucket in decided([verdict]):
+                for bound in LE[bucket:]:
                     probabilities[mode, bound] = probabilities.get((mode, bound), 0) + count
         per_pos = {(str(position),): count for position, count in enumerate(self.judge_only_per_pos)}
         counts: list[Mapping[Any, int]] = [
@@ -111,6 +120,7 @@ class JudgeStats:
             {(mode,): count for mode, count in zip(MODES, self.cycles, strict=True)},
             {(mode,): count for mode, count in zip(MODES, self.accepted, strict=True)},
             {(): self.gain},
+            Counter((window.mode, DRIFTED[window.drifted]) for window in self.windows),
         ]
         return dict(zip(COUNTERS, counts, strict=True))
 
@@ -147,6 +157,8 @@ def update_from_output(original: Callable[..., Any], self: Any, scheduler_output
     rows = getattr(model_runner_output, OUTPUT_FIELD, None)
     self.judge_verdicts = {} if rows is None else dict(zip(model_runner_output.req_ids, rows.tolist(), strict=True))
     self.judge_drafts = scheduler_output.scheduled_spec_decode_tokens
+    if (guard := drift.guard(self)) is not None:
+        guard.end(scheduler_output.finished_req_ids)
     return original(self, scheduler_output, model_runner_output)
 
 
@@ -155,12 +167,19 @@ def make_spec_decoding_stats(
 ) -> Any:
     """Around Scheduler.make_spec_decoding_stats, which counts one request's accepted tokens."""
     stats = original(self, spec_decoding_stats, request_id=request_id, **counts)
-    if stats is not None and (row := self.judge_verdicts.get(request_id)):
+    row, guard = self.judge_verdicts.get(request_id, []), drift.guard(self)
+    windows = []
+    if guard is not None:
+        guard.observe(self.requests[request_id], row)
+        windows, guard.filled = guard.filled, []
+    if stats is not None and (row or windows):
         found = getattr(stats, STATS_FIELD)
         if found is None:
             found = JudgeStats(judge_only_per_pos=[0] * self.num_spec_tokens)
             setattr(stats, STATS_FIELD, found)
         found.observe(row)
+        found.windows += windows
+        found.stopped = guard is not None and guard.stopped
     return stats
 
 
@@ -176,7 +195,8 @@ def init_prometheus(
     """Around SpecDecodingProm.__init__: our counters beside vLLM's, where a judge is configured. Each is there from the
     start with all values of its labels, so that a rate of it is right from the first token on."""
     original(self, speculative_config, labelnames, per_engine_labelvalues, *args, **kwargs)
-    self.judge_counters = {}
+    self.judge_counters, self.judge_gauges = {}, {}
+    self.judge_labels = labelnames, per_engine_labelvalues
     if getattr(speculative_config, "judge", None) is None:
         return
     values = {
@@ -184,6 +204,7 @@ def init_prometheus(
         "mode": list(MODES),
         "outcome": list(OUTCOMES),
         "le": list(LE),
+        "drifted": list(DRIFTED),
     }
     for name, (own, description) in COUNTERS.items():
         counter = self._counter_cls(name=name, documentation=description, labelnames=[*labelnames, *own])
@@ -203,28 +224,7 @@ def observe(original: Callable[..., None], self: Any, stats: Any, engine_idx: in
         for name, counts in found.counted().items():
             for combination, count in counts.items():
                 self.judge_counters[name][combination][engine_idx].inc(count)
-
-
-def log_engine_initialized(original: Callable[..., None], self: Any) -> None:
-    """Around PrometheusStatLogger.log_engine_initialized, which says how an engine's cache is configured: says it of
-    its judge too, in Prometheus's manner, as the labels of a gauge that is 1. Symptom: who needs exact samples cannot
-    ask an engine whether it gives them. Why: vLLM's speculative configuration is no metric. How: one gauge more. Until:
-    vLLM shows it (no issue upstream)."""
-    original(self)
-    judge = _judge(self.vllm_config)
-    if judge is not None:
-        labels = {
-            "head": judge.model,
-            "threshold": str(judge.threshold),
-            "scope": judge.scope,
-            "mode": judge.mode,
-            "share": str(judge.share),
-        }
-        gauge = self._gauge_cls(
-            name=INFO, documentation=INFO_DESCRIPTION, labelnames=[*labels, "engine"], multiprocess_mode="mostrecent"
-        )
-        for engine in self.engine_indexes:
-            gauge.labels(**labels, engine=str(engine)).set(1)
+        gauges.observe(self, engine_idx, found.windows, found.stopped)
 
 
 def _judge(vllm_config: Any) -> Any:

@@ -3,8 +3,9 @@
 RequestSpecDecodeMetrics counts a request's verifications in the scheduler, travels with its last output, and is given
 out as CompletionOutput.spec_decode_metrics and, over HTTP, as metrics.speculative_decoding, of streams in their last
 chunk. Symptom: it says neither which tokens only the judge accepted, nor how many steps had no drafts to verify,
-without which a request's target passes cannot be counted. Why: vLLM counts what it verifies itself. How: four fields
-more, carried the same way. Until: a verifier can add figures of its own (no issue upstream).
+without which a request's target passes cannot be counted, nor what the judge thought of them. Why: vLLM counts what it
+verifies itself. How: five fields more, carried the same way. Until: a verifier can add figures of its own (no issue
+upstream).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
 from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.fields import add_fields
-from vllm_judge.kernels.verdicts import JUDGE_ONLY, OUTCOME_MASK, SHADOW
+from vllm_judge.kernels.verdicts import JUDGE_ONLY, NUM_BUCKETS, OUTCOME_MASK, SHADOW, decided
 
 HEAD = "judge_head"  # see `head.fingerprint`
 # Of the accepted drafts, as vLLM counts them: those of the last verification count whole, wherever the answer ends.
@@ -23,7 +24,9 @@ NUMBER = "num_judge_only_tokens"
 POSITIONS = "judge_only_positions"
 # Behind the first token, which comes with the prompt's own pass.
 UNDRAFTED = "num_steps_without_drafts"
-FIELDS = {HEAD: str, NUMBER: int, POSITIONS: list[int], UNDRAFTED: int}
+# Of the drafts that the judge decided on: how many in each bucket of its probability, as in /metrics.
+PROBABILITIES = "judge_probabilities"
+FIELDS = {HEAD: str, NUMBER: int, POSITIONS: list[int], UNDRAFTED: int, PROBABILITIES: list[int]}
 
 
 def extend_request_metrics() -> None:
@@ -37,12 +40,17 @@ def update_request(original: Callable[..., Any], self: Any, request: Any, *args:
     updated = original(self, request, *args, **kwargs)
     metrics, judge = request.spec_decode_metrics, judge_config(self.vllm_config.speculative_config)
     if metrics is not None and judge is not None:
+        row = self.judge_verdicts.get(request.request_id, ())
         # A step's tokens are the accepted drafts, then the target's own.
-        places = _judge_only(self.judge_verdicts.get(request.request_id, ()))
+        places = _judge_only(row)
         undrafted = first > 0 and not self.judge_drafts.get(request.request_id)
         setattr(metrics, HEAD, judge.fingerprint)
         setattr(metrics, NUMBER, (getattr(metrics, NUMBER) or 0) + len(places))
         setattr(metrics, UNDRAFTED, (getattr(metrics, UNDRAFTED) or 0) + undrafted)
+        counts = getattr(metrics, PROBABILITIES) or [0] * NUM_BUCKETS
+        for bucket in decided(row):
+            counts[bucket] += 1
+        setattr(metrics, PROBABILITIES, counts)
         if self.spec_decode_metrics_level == "detailed":
             in_answer = [first + place for place in places if first + place < request.num_output_tokens]
             setattr(metrics, POSITIONS, [*(getattr(metrics, POSITIONS) or ()), *in_answer])

@@ -9,7 +9,7 @@ from vllm import envs
 from vllm.logger import init_logger
 
 from vllm_judge import output_layer
-from vllm_judge.config import THINKING, JudgeConfig, JudgeSection, load_head
+from vllm_judge.config import THINKING, JudgeConfig, JudgeSection, calibrated_scores, load_head
 from vllm_judge.engine.metrics import JUDGE_ONLY_TOKENS
 from vllm_judge.errors import JudgeConfigError
 from vllm_judge.head import JudgeHead, fingerprint
@@ -46,6 +46,8 @@ def check(vllm_config: Any, section: JudgeSection) -> JudgeConfig:
         share=1.0 if section.share is None else section.share,
         scope=section.scope,
         thinking=thinking(vllm_config.reasoning_config),
+        scores=calibrated_scores(section, head),
+        on_drift=section.on_drift,
     )
 
 

@@ -36,6 +36,8 @@ def install(runner: Any, judge: Judge, layer: OutputLayer) -> None:
 
     def judged_sample(hidden_states: torch.Tensor, input_batch: Any, *args: Any, **kwargs: Any) -> Any:
         verifier.found = None
+        if judge.stopped:
+            verifier.states.stop_judging()
         # The rows to sample from pass through the output layer here, prompt logprobs and dummy runs elsewhere.
         with layer.inputs() as verifier.layer_inputs:
             output = sample(hidden_states, input_batch, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor, UvaBackedTensor
 
@@ -79,6 +80,12 @@ class RequestStates:
             if dial.thinking_only:
                 self._state.stage_write_elem(req_idx, self._judge.thinking.after(self._tokens))
                 self._num_read.stage_write_elem(req_idx, len(self._tokens))
+
+    def stop_judging(self) -> None:
+        """Decodes the requests that are here strictly from now on."""
+        if not np.isposinf(self.threshold.np).all():
+            self.threshold.np.fill(np.inf)
+            self.threshold.copy_to_uva()
 
     def apply_staged_writes(self) -> None:
         for tensor in (self.threshold, self.raw_scale, self.shadow, self.num_stop_token_ids):

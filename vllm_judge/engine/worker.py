@@ -8,6 +8,7 @@ from typing import Any
 from vllm.logger import init_logger
 
 from vllm_judge.config import JudgeConfig
+from vllm_judge.engine import drift
 from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.judge import Judge
 from vllm_judge.errors import JudgeConfigError
@@ -70,7 +71,9 @@ def install_verifier(runner: Any, vllm_config: Any, config: JudgeConfig, layer: 
         )
     judge = Judge(config, vllm_config.model_config.get_vocab_size(), runner.device)
     verifier.install(runner, judge, layer)
+    drift.follow(runner, judge)
     logger.info(
-        "judge: %s verifies draft tokens, threshold %s, mode %s, share %s, scope %s.",
+        "judge: %s verifies draft tokens, threshold %s, mode %s, share %s, scope %s, on drift %s.",
         *(config.model, config.threshold, config.mode, config.share, config.scope),
+        "no guard" if config.scores is None else config.on_drift,
     )

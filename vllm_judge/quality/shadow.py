@@ -9,6 +9,7 @@ import numpy as np
 import requests as http
 from prometheus_client.parser import text_string_to_metric_families
 
+from vllm_judge.config import SHADOW
 from vllm_judge.errors import JudgeError
 from vllm_judge.measuring.statistics import CONFIDENCE, RESAMPLES, Estimate, ratio
 from vllm_judge.quality.counters import JUDGE_ONLY
@@ -16,6 +17,8 @@ from vllm_judge.quality.counters import JUDGE_ONLY
 CYCLES = "vllm:spec_decode_judge_cycles_total"
 ACCEPTED = "vllm:spec_decode_judge_accepted_tokens_total"
 GAIN = "vllm:spec_decode_judge_shadow_gain_tokens_total"
+WINDOWS = "vllm:spec_decode_judge_score_windows_total"
+DRIFT, LIMIT, STOPPED = "vllm:judge_drift", "vllm:judge_drift_limit", "vllm:judge_stopped"
 
 DEFINITIONS = {
     "strict": "draft tokens accepted in a cycle of the requests in shadow, which are decoded strictly",
@@ -24,6 +27,10 @@ DEFINITIONS = {
     "judged": "draft tokens accepted in a cycle of the requests that are judged",
     "judge_only": "share of these that strict verification would have rejected",
     "speedup": "tokens of a judged forward pass of the target, by those of one in shadow; not time: see project",
+}
+SCORES_DEFINITION = {
+    "scores": "distance of the judge's scores in the last full window of answers from those of the head's calibration; "
+    "in shadow for information only, since drafts are judged there in the target's words",
 }
 
 
@@ -86,18 +93,77 @@ class Watched:
     speedup: Estimate | None
 
 
+@dataclass(frozen=True)
+class Scores:
+    """An engine's drift guard, for requests of one mode.
+
+    Attributes:
+        engine, mode: whose; windows: of answers that were full since it started, drifted: how many of them had.
+        distance: of the last one; limit: beyond which it has drifted; stopped: whether the engine has stopped judging.
+    """
+
+    engine: str
+    mode: str
+    windows: int
+    drifted: int
+    distance: float
+    limit: float
+    stopped: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "list[Scores]":
+        """From the text of /metrics; none where the head carries no scores, or judges by another threshold."""
+        values: dict[tuple[str | None, ...], float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = sample.labels
+                values[sample.name, labels.get("engine"), labels.get("mode"), labels.get("drifted")] = sample.value
+        found = []
+        for (name, engine, mode, _), distance in values.items():
+            if name == DRIFT and engine is not None and mode is not None:
+                drifted = values[WINDOWS, engine, mode, "yes"]
+                windows = drifted + values[WINDOWS, engine, mode, "no"]
+                limit, stopped = values[LIMIT, engine, None, None], values[STOPPED, engine, None, None]
+                found.append(cls(engine, mode, int(windows), int(drifted), distance, limit, bool(stopped)))
+        return found
+
+    def __str__(self) -> str:
+        whose = f"engine {self.engine}, {'in shadow' if self.mode == SHADOW else 'judged'}: "
+        if self.stopped:
+            whose += "judging has stopped; "
+        if not self.windows:
+            return f"{whose}no window of answers is full yet"
+        if self.mode == SHADOW:
+            distance = f"{self.distance:.3f} from the calibration, which was judged"
+            return f"{whose}{distance}, in the last of {self.windows} windows"
+        verdict = "beyond" if self.distance > self.limit else "within"
+        return (
+            f"{whose}{self.distance:.3f} from the calibration, {verdict} the limit of {self.limit:.3f} "
+            f"({self.drifted} of {self.windows} windows were beyond it)"
+        )
+
+
+def read_scores(url: str) -> list[Scores]:
+    """What a server's drift guards have found; raises as `read`."""
+    return Scores.parse(_metrics(url))
+
+
 def read(url: str) -> Counts:
     """A server's counters now.
 
     Raises:
         JudgeError: no vLLM server with a judge answers there.
     """
+    return Counts.parse(_metrics(url))
+
+
+def _metrics(url: str) -> str:
     try:
         response = http.get(f"{url.rstrip('/')}/metrics", timeout=60)
         response.raise_for_status()
     except http.RequestException as error:
         raise JudgeError(f"no vLLM server answers at {url}/metrics: {error}") from None
-    return Counts.parse(response.text)
+    return response.text
 
 
 def watch(now: Callable[[], Counts], seconds: float, slices: int) -> list[Counts]:

@@ -5,6 +5,7 @@ catch: a strict server, or one with another head or number of drafts, measured i
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from calibration_world import make_world
 from fastapi import FastAPI, Request
 from typer.testing import CliRunner
 
 from vllm_judge.cli import app
+from vllm_judge.drift import NUM_BUCKETS
 from vllm_judge.head import JudgeHead, fingerprint
 
 
@@ -25,7 +28,7 @@ class Server:
     """Serves `model`, drafts 4 tokens a cycle, accepts 1 of them in one cycle more than its judge accepts alone.
 
     Attributes:
-        counted: what it says of a request's drafts; None: nothing.
+        counted: what it says of a request's drafts; None: nothing. judged: and what besides of a judged one's.
         dies_after: completions after which it is gone.
     """
 
@@ -34,6 +37,7 @@ class Server:
         figures = {"acceptance_histogram": [1, 1, 0, 0, 0], "num_spec_tokens": 4, "num_judge_only_tokens": 1}
         fingerprint_ = fingerprint(JudgeHead.from_pretrained(head))
         self.counted: dict[str, Any] | None = {**figures, "num_steps_without_drafts": 2, "judge_head": fingerprint_}
+        self.judged: dict[str, Any] = {}
         self.dials: list[dict[str, Any]] = []
         served = FastAPI()
         served.get("/v1/models")(self.models)
@@ -55,13 +59,14 @@ class Server:
         if len(self.dials) >= self.dies_after:
             self.server.should_exit = self.server.force_exit = True
             await asyncio.sleep(60)
-        counted = {} if self.counted is None else {"metrics": {"speculative_decoding": self.counted}}
+        more = self.judged if body["vllm_xargs"].get("judge", True) else {}
+        counted = {} if self.counted is None else {"metrics": {"speculative_decoding": self.counted | more}}
         choice = {"index": 0, "text": "", "finish_reason": "length", "token_ids": [20, 21, 22]}
         return {"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice], **counted}
 
 
-@pytest.fixture
-def server(world: Path) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(world: Path) -> Iterator[Server]:
     started = Server(world / "target", world / "head")
     started.thread.start()
     while not started.server.started:
@@ -69,6 +74,12 @@ def server(world: Path) -> Iterator[Server]:
     yield started
     started.server.should_exit = True
     started.thread.join()
+
+
+@pytest.fixture
+def server(world: Path) -> Iterator[Server]:
+    with serving(world) as started:
+        yield started
 
 
 def calibrate(world: Path, url: str, *more: object) -> tuple[int, str]:
@@ -128,12 +139,21 @@ def test_a_server_that_dies_loses_nothing(world, server):
     kept = sum(len(file.read_text().splitlines()) for file in (world / "answers" / "answers").iterdir())
     assert kept >= 3
 
-    another = Server(world / "target", world / "head")
-    another.thread.start()
-    while not another.server.started:
-        time.sleep(0.01)
-    code, said = calibrate(world, another.url)
-    another.server.should_exit = True
-    another.thread.join()
+    with serving(world) as another:
+        code, said = calibrate(world, another.url)
     assert code == 0, said
     assert len(another.dials) == 1 + 10 - kept
+
+
+def test_the_scores_at_the_chosen_threshold_go_into_the_head(tmp_path):
+    world = make_world(tmp_path, questions=80)
+    with serving(world) as server:
+        assert calibrate(world, server.url)[0] == 0
+        assert JudgeHead.from_pretrained(world / "head").scores is None, "an older server counts none"
+        server.judged["judge_probabilities"] = [1] + [0] * (NUM_BUCKETS - 2) + [3]
+        code, said = calibrate(world, server.url, "-o", world / "anew")
+    assert code == 0 and said.endswith("the drift guard compares windows of 117 answers with these 40; limit 0.24.")
+    head = JudgeHead.from_pretrained(world / "head")
+    scores = head.scores
+    assert scores is not None and (scores.head, scores.threshold) == (fingerprint(head), head.threshold) != ("", 0)
+    assert (scores.answers, scores.shares[0], scores.shares[-1], scores.variance) == (40, 0.25, 0.75, 0.0)

@@ -25,6 +25,7 @@ from vllm_judge import JudgeHead
 from vllm_judge.config import JudgeSection
 from vllm_judge.engine import hooks, support
 from vllm_judge.errors import JudgeConfigError
+from vllm_judge.head import fingerprint
 
 pytestmark = pytest.mark.every_vllm
 
@@ -84,7 +85,7 @@ def test_a_file_names_its_models_relative_to_itself(models):
 def test_an_unknown_key_is_refused(models):
     assert refusal(models, {**head(models), "treshold": 0.5}) == (
         "judge.treshold in speculative_config is unknown: the keys of judge are model, revision, threshold, "
-        "mode, share, scope."
+        "mode, share, scope, on_drift."
     )
 
 
@@ -99,6 +100,13 @@ def test_an_unknown_key_of_vllms_own_is_refused_in_a_sentence(models):
     [
         ("mode", "shade", "judge.mode in speculative_config must be 'judge' or 'shadow', found 'shade'."),
         ("scope", [1], "judge.scope in speculative_config must be 'everywhere' or 'thinking', found [1]."),
+        ("on_drift", "stop", "judge.on_drift in speculative_config must be 'warn' or 'strict', found 'stop'."),
+        (
+            "on_drift",
+            "strict",
+            "judge.on_drift 'strict' compares live scores with those of the calibration at threshold 0.5, and {head} "
+            "carries none: run `vllm-judge calibrate` on it, or remove judge.on_drift.",
+        ),
         ("share", 5, "judge.share in speculative_config must be a number from 0 to 1, found 5."),
         (
             "scope",
@@ -109,7 +117,28 @@ def test_an_unknown_key_of_vllms_own_is_refused_in_a_sentence(models):
     ],
 )
 def test_a_wrong_mode_scope_or_share_is_refused(models, key, value, sentence):
-    assert refusal(models, {**head(models), key: value}) == sentence
+    assert refusal(models, {**head(models), key: value}) == sentence.replace("{head}", str(models / "judge"))
+
+
+def test_scores_of_another_threshold_guard_nothing_and_those_of_another_head_are_refused(models, tmp_path):
+    own = JudgeHead.from_pretrained(tiny.make_head(tmp_path / "plain", 0.0))
+    scores = {"head": fingerprint(own), "threshold": 0.5, "answers": 99, "shares": [0.05] * 20, "variance": 0.1}
+    own.with_config(scores=scores).save_pretrained(tmp_path / "judge")
+    section = {"model": str(tmp_path / "judge"), "on_drift": "strict"}
+    guarded = engine_config(models, section).speculative_config.judge
+    assert guarded.scores.answers == 99 and guarded.on_drift == "strict"
+    assert engine_config(models, {"model": section["model"], "threshold": 0.7}).speculative_config.judge.scores is None
+    assert refusal(models, {**section, "threshold": 0.7}) == (
+        "judge.on_drift 'strict' compares live scores with those of the calibration at threshold 0.7, and "
+        f"{tmp_path / 'judge'} carries those of threshold 0.5: run `vllm-judge calibrate` on it, or remove "
+        "judge.on_drift."
+    )
+    tiny.make_head(tmp_path / "other", 1.0)
+    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "judge")
+    assert refusal(models, {"model": section["model"]}) == (
+        f"judge.model {tmp_path / 'judge'} carries the scores of another head, its weights have changed since: run "
+        "`vllm-judge calibrate` on it, or remove scores from its config.json."
+    )
 
 
 def test_a_share_of_nothing_is_refused(models):
@@ -355,7 +384,8 @@ def test_the_command_line_takes_a_path_or_json(models):
         ("[]", "{path} must hold a JSON object, found list."),
         (
             '{"judge": {"modle": "x"}}',
-            "judge.modle in {path} is unknown: the keys of judge are model, revision, threshold, mode, share, scope.",
+            "judge.modle in {path} is unknown: the keys of judge are model, revision, threshold, mode, share, scope, "
+            "on_drift.",
         ),
     ],
 )

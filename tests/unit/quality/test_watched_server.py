@@ -4,7 +4,7 @@ import pytest
 
 from vllm_judge.errors import JudgeError
 from vllm_judge.measuring.statistics import Estimate
-from vllm_judge.quality.shadow import Counts, summarise, watch
+from vllm_judge.quality.shadow import Counts, Scores, summarise, watch
 
 TEXT = """
 # TYPE vllm:spec_decode_judge_cycles counter
@@ -50,3 +50,35 @@ def test_without_requests_of_a_kind_nothing_is_said_of_it():
 def test_each_slice_is_what_was_counted_in_it():
     totals = iter([Counts(n, 2 * n, 0, 0, 0, 0) for n in (5, 7, 12)])
     assert watch(lambda: next(totals), seconds=0.02, slices=2) == [Counts(2, 4, 0, 0, 0, 0), Counts(5, 10, 0, 0, 0, 0)]
+
+
+GUARD = """
+# TYPE vllm:spec_decode_judge_score_windows counter
+vllm:spec_decode_judge_score_windows_total{engine="0",mode="judge",drifted="no"} 3.0
+vllm:spec_decode_judge_score_windows_total{engine="0",mode="judge",drifted="yes"} 1.0
+vllm:spec_decode_judge_score_windows_total{engine="0",mode="shadow",drifted="no"} 0.0
+vllm:spec_decode_judge_score_windows_total{engine="0",mode="shadow",drifted="yes"} 2.0
+vllm:spec_decode_judge_score_windows_total{engine="1",mode="judge",drifted="no"} 0.0
+vllm:spec_decode_judge_score_windows_total{engine="1",mode="judge",drifted="yes"} 0.0
+# TYPE vllm:judge_drift gauge
+vllm:judge_drift{engine="0",mode="judge"} 0.31
+vllm:judge_drift{engine="0",mode="shadow"} 0.25
+vllm:judge_drift{engine="1",mode="judge"} 0.0
+# TYPE vllm:judge_drift_limit gauge
+vllm:judge_drift_limit{engine="0"} 0.17
+vllm:judge_drift_limit{engine="1"} 0.17
+# TYPE vllm:judge_stopped gauge
+vllm:judge_stopped{engine="0"} 1.0
+vllm:judge_stopped{engine="1"} 0.0
+"""
+
+
+def test_each_engines_scores_are_told_in_words_and_where_there_is_nothing_to_compare_none_are():
+    assert list(map(str, Scores.parse(TEXT + GUARD))) == [
+        "engine 0, judged: judging has stopped; 0.310 from the calibration, beyond the limit of 0.170 (1 of 4 windows "
+        "were beyond it)",
+        "engine 0, in shadow: judging has stopped; 0.250 from the calibration, which was judged, in the last of 2 "
+        "windows",
+        "engine 1, judged: no window of answers is full yet",
+    ]
+    assert Scores.parse(TEXT) == []

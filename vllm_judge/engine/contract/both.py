@@ -36,6 +36,7 @@ HOOKED = (
         ("self", "spec_decoding_stats", "engine_idx"),
     ),
     Function("vllm.v1.metrics.loggers:PrometheusStatLogger.log_engine_initialized", ("self",)),
+    Function("vllm.v1.core.sched.scheduler:Scheduler.schedule", ("self", "throttle_prefills")),
     Function(
         "vllm.v1.core.sched.scheduler:Scheduler._update_request_with_output",
         ("self", "request", "new_token_ids", "is_stale"),
@@ -101,13 +102,19 @@ BOTH = (
     ),
     Names("vllm.lora.layers", ("LogitsProcessorWithLoRA",)),
     Names("vllm.v1.worker.gpu_worker:Worker", ("model_runner",)),
-    Names("vllm.v1.core.sched.scheduler:Scheduler", ("num_spec_tokens", "spec_decode_metrics_level", "vllm_config")),
-    Names("vllm.v1.request:Request", ("num_output_tokens", "request_id", "spec_decode_metrics")),
-    Names("vllm.v1.core.sched.output:SchedulerOutput", ("scheduled_spec_decode_tokens",)),
+    Names(
+        "vllm.v1.core.sched.scheduler:Scheduler",
+        ("num_spec_tokens", "requests", "spec_decode_metrics_level", "vllm_config"),
+    ),
+    Names("vllm.v1.request:Request", ("num_output_tokens", "request_id", "sampling_params", "spec_decode_metrics")),
+    Names("vllm.v1.core.sched.output:SchedulerOutput", ("finished_req_ids", "scheduled_spec_decode_tokens")),
     Names("vllm.v1.outputs:ModelRunnerOutput", ("req_ids", "sampled_token_ids")),
     Names("vllm.v1.outputs:AsyncModelRunnerOutput", ("get_output",)),
     Names("vllm.v1.spec_decode.metrics:SpecDecodingProm", ("_counter_cls",)),
-    Names("vllm.v1.metrics.loggers:PrometheusStatLogger", ("_gauge_cls", "engine_indexes", "vllm_config")),
+    Names(
+        "vllm.v1.metrics.loggers:PrometheusStatLogger",
+        ("_gauge_cls", "engine_indexes", "spec_decoding_prom", "vllm_config"),
+    ),
 )
 
 # What offline.py asks step by step, and stops when a command ends.
