@@ -104,6 +104,8 @@ class ServedSource:
             if said.counted is None:
                 raise RequestError("leaves metrics.speculative_decoding out of a response")
             counted = said.counted
+            if counted.judge_head is None:
+                raise RequestError("has stopped judging (judge.on_drift 'strict'): restart it")
             accepted = cycles(counted.acceptance_histogram, counted.num_steps_without_drafts)
             judged = counted.num_judge_only_tokens, counted.judge_probabilities
             answers.put_nowait((*job, Decoded(said.choices[0].token_ids, accepted, *judged)))
@@ -137,8 +139,8 @@ class ServedSource:
             raise JudgeError(f"the server at {self._url} does not count a request's drafts: start it with {OPTION}.")
         if counted.judge_head is None:
             raise JudgeError(
-                f"the server at {self._url} has no judge: start it with a section judge in its --speculative-config, "
-                "which names the head that is to be measured."
+                f"the server at {self._url} has no judge, or one that has stopped judging: start it with a section "
+                "judge in its --speculative-config, which names the head that is to be measured."
             )
         if counted.judge_head != fingerprint(JudgeHead.from_pretrained(head)):
             raise JudgeError(

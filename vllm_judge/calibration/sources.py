@@ -47,7 +47,8 @@ def dial(contender: Contender) -> dict[str, Any]:
     """What a request says to the judge (see engine/dial.py) to be decoded so."""
     if contender.rule.name == BASELINE:
         return {"judge": False}
-    return {"judge_threshold": contender.setting["threshold"]}
+    # Of a server in shadow, or of a share, too.
+    return {"judge_threshold": contender.setting["threshold"], "judge_mode": "judge"}
 
 
 def by_head(

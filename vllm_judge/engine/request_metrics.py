@@ -13,11 +13,12 @@ from typing import Any
 
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
+from vllm_judge.engine import drift
 from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.kernels.verdicts import JUDGE_ONLY, NUM_BUCKETS, OUTCOME_MASK, SHADOW, decided
 
-HEAD = "judge_head"  # see `head.fingerprint`
+HEAD = "judge_head"  # see `head.fingerprint`; None once the engine has stopped judging
 # Of the accepted drafts, as vLLM counts them: those of the last verification count whole, wherever the answer ends.
 NUMBER = "num_judge_only_tokens"
 # At level "detailed": their places in the answer (0 is its first token), which hold no token behind its end.
@@ -44,7 +45,8 @@ def update_request(original: Callable[..., Any], self: Any, request: Any, *args:
         # A step's tokens are the accepted drafts, then the target's own.
         places = _judge_only(row)
         undrafted = first > 0 and not self.judge_drafts.get(request.request_id)
-        setattr(metrics, HEAD, judge.fingerprint)
+        guard = drift.guard(self)
+        setattr(metrics, HEAD, None if guard is not None and guard.stopped else judge.fingerprint)
         setattr(metrics, NUMBER, (getattr(metrics, NUMBER) or 0) + len(places))
         setattr(metrics, UNDRAFTED, (getattr(metrics, UNDRAFTED) or 0) + undrafted)
         counts = getattr(metrics, PROBABILITIES) or [0] * NUM_BUCKETS

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from vllm_judge.errors import JudgeError
 
 JUDGE_ONLY = "vllm:spec_decode_num_judge_only_tokens_total"
+STOPPED = "vllm:judge_stopped"
 # Fields of Counters, in order.
 SAMPLES = (
     "vllm:generation_tokens_total",
@@ -41,12 +42,17 @@ class Counters:
         """From the text of /metrics; counters of several engines behind one server are added up.
 
         Raises:
-            JudgeError: the engine has no judge, or is no vLLM engine.
+            JudgeError: the engine has no judge, or one that has stopped judging, or is no vLLM engine.
         """
         totals = dict.fromkeys(SAMPLES, 0.0)
         found = set()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                if sample.name == STOPPED and sample.value:
+                    raise JudgeError(
+                        "the engine has stopped judging, since the judge's scores left those of its calibration "
+                        "(judge.on_drift 'strict'): what it answers is strict verification's. Restart it."
+                    )
                 if sample.name in totals:
                     totals[sample.name] += sample.value
                     found.add(sample.name)

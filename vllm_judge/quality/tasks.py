@@ -63,7 +63,8 @@ def arms(thresholds: Sequence[float], both_scopes: bool = False) -> dict[str, di
     judged: dict[str, dict[str, Any]] = {
         f"judge, threshold {threshold:g}": {"judge_threshold": threshold} for threshold in thresholds
     }
-    judged = judged or {"judge": {"judge": "true"}}
+    # Of a server in shadow, or of a share, every request is judged here.
+    judged = {name: dial | {"judge_mode": "judge"} for name, dial in (judged or {"judge": {"judge": "true"}}).items()}
     if both_scopes:
         everywhere, judged = judged, {}
         for name, dial in everywhere.items():

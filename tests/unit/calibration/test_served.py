@@ -59,7 +59,7 @@ class Server:
         if len(self.dials) >= self.dies_after:
             self.server.should_exit = self.server.force_exit = True
             await asyncio.sleep(60)
-        more = self.judged if body["vllm_xargs"].get("judge", True) else {}
+        more = self.judged if "judge_threshold" in body["vllm_xargs"] else {}
         counted = {} if self.counted is None else {"metrics": {"speculative_decoding": self.counted | more}}
         choice = {"index": 0, "text": "", "finish_reason": "length", "token_ids": [20, 21, 22]}
         return {"id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice], **counted}
@@ -95,7 +95,7 @@ def test_answers_and_figures_are_the_servers_and_a_second_run_asks_nothing(world
     assert code == 0, said
     check, *dials = server.dials
     assert check == {}
-    assert sorted(map(str, dials)) == ["{'judge': False}"] * 5 + ["{'judge_threshold': 0.5}"] * 5
+    assert sorted(map(str, dials)) == ["{'judge': False}"] * 5 + ["{'judge_threshold': 0.5, 'judge_mode': 'judge'}"] * 5
     [strict, judged] = JudgeHead.from_pretrained(world / "head").provenance["calibration"]["points"]
     # Of each question: 3 tokens, one pass of the prompt, two verifications, two steps without drafts.
     assert judged["tokens_per_forward"]["value"] == strict["tokens_per_forward"]["value"] == pytest.approx(3 / 5)
@@ -107,7 +107,7 @@ def test_answers_and_figures_are_the_servers_and_a_second_run_asks_nothing(world
     ("change", "message"),
     [
         (None, "does not count a request's drafts: start it with --per-request-spec-decode-metrics summary."),
-        ({"judge_head": None}, "has no judge: start it with a section judge in its --speculative-config, which names"),
+        ({"judge_head": None}, "has no judge, or one that has stopped judging: start it with a section judge in its"),
         ({"judge_head": "0" * 16}, "judges with another head than the one in"),
         ({"num_spec_tokens": 7}, "drafts 7 tokens per cycle, and 4 are to be measured: give --num-speculative-tokens"),
     ],
@@ -117,6 +117,15 @@ def test_a_server_that_would_measure_something_else_is_refused(world, server, ch
     code, said = calibrate(world, server.url)
     assert code == 1 and message in said
     assert len(server.dials) == 1
+
+
+def test_what_a_server_answers_that_has_stopped_judging_meanwhile_is_not_kept(world, server):
+    server.judged = {"judge_head": None}
+    code, said = calibrate(world, server.url)
+    assert code == 1 and "left 5 requests without an answer, since it has stopped judging" in said
+    server.judged, server.dials = {}, []
+    assert calibrate(world, server.url)[0] == 0
+    assert [list(dial) for dial in server.dials] == [[]] + [["judge_threshold", "judge_mode"]] * 5
 
 
 def test_another_model_too_long_answers_and_no_server_are_refused(world, server):

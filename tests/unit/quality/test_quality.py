@@ -166,6 +166,17 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path):
 def test_with_both_scopes_each_dial_is_asked_in_both():
     assert arms([0.9], both_scopes=True) == {
         "strict": {"judge": "false"},
-        "judge, threshold 0.9": {"judge_threshold": 0.9, "judge_scope": "everywhere"},
-        "judge, threshold 0.9, thinking only": {"judge_threshold": 0.9, "judge_scope": "thinking"},
+        "judge, threshold 0.9": {"judge_threshold": 0.9, "judge_mode": "judge", "judge_scope": "everywhere"},
+        "judge, threshold 0.9, thinking only": {
+            "judge_threshold": 0.9,
+            "judge_mode": "judge",
+            "judge_scope": "thinking",
+        },
     }
+
+
+def test_an_engine_that_has_stopped_judging_is_not_measured():
+    counts = 'vllm:spec_decode_num_judge_only_tokens_total 3\nvllm:judge_stopped{{engine="1"}} {}\n'
+    assert Counters.parse(counts.format(0.0)).judge_only == 3
+    with pytest.raises(JudgeError, match=r"has stopped judging.*Restart it\."):
+        Counters.parse(counts.format(1.0))
