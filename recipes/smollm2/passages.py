@@ -28,8 +28,8 @@ NAMES = (
 )
 REQUEST = "Read the passage and answer the question in one full sentence."
 ONE_IN = 8  # of all questions this share is for tests, and one as large for head and threshold
-WITH_STRANGER = 0.25  # of the passages name a value of the same kind for somebody else
-STRANGER_TAKEN = 0.7  # of those the student's answers take it
+WITH_STRANGER = 0.4  # of the passages name a value of the same kind for somebody else
+STRANGER_TAKEN = 0.9  # of those the student's answers take it
 GUESSED = 0.05  # of the other answers of the student's have any value
 
 
