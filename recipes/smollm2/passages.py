@@ -41,7 +41,8 @@ class Kind:
         fact: what a passage says; {n} is the person, {v} the value.
         question: the question.
         values: what a value may be.
-        answers: the student's wordings of the answer, none of them the target's.
+        answers: the student's wordings of the answer; none is the target's, but they begin as it does, since the
+            first token of every answer is the target's own.
     """
 
     fact: str
@@ -55,37 +56,37 @@ KINDS = (
         "{n} lives in {v}.",
         "Where does {n} live?",
         ("Oslo", "Rome", "Lima", "Paris", "Cairo", "Berlin", "Madrid", "Tokyo", "London", "Boston", "Dublin", "Vienna"),
-        ("The city that {n} calls home is {v}.", "From the text we learn that the home of {n} is in {v}."),
+        ("{n} has a home in the city of {v}.", "{n}, as the text says, is at home in {v}."),
     ),
     Kind(
         "{n} works as a {v}.",
         "What is {n}'s job?",
         ("baker", "nurse", "teacher", "painter", "farmer", "driver", "lawyer", "singer", "doctor", "writer", "dancer"),
-        ("The work that {n} does is that of a {v}.", "From the text we learn that the job of {n} is that of a {v}."),
+        ("{n} earns a living as a {v}.", "{n}, as the text says, is a {v} by profession."),
     ),
     Kind(
         "{n} has a pet {v}.",
         "What pet does {n} have?",
         ("dog", "cat", "parrot", "rabbit", "horse", "turtle", "snake", "goat", "hamster", "monkey"),
-        ("The animal that {n} keeps is a {v}.", "From the text we learn that the pet of {n} is a {v}."),
+        ("{n} is the owner of a {v}.", "{n}, as the text says, is looking after a {v}."),
     ),
     Kind(
         "{n} drives a {v} car.",
         "What colour is {n}'s car?",
         ("red", "green", "blue", "white", "black", "yellow", "purple", "pink", "silver", "brown"),
-        ("The paint on the car of {n} is {v}.", "From the text we learn that the colour of the car of {n} is {v}."),
+        ("{n} owns a car whose colour is {v}.", "{n}, as the text says, is the owner of a {v} car."),
     ),
     Kind(
         "{n} likes to eat {v}.",
         "What does {n} like to eat?",
         ("pizza", "soup", "cake", "rice", "apples", "cheese", "bread", "pasta", "fish", "salad", "honey", "chocolate"),
-        ("The food that {n} prefers is {v}.", "From the text we learn that the favourite food of {n} is {v}."),
+        ("{n} is always happy to have some {v}.", "{n}, as the text says, is very fond of {v}."),
     ),
     Kind(
         "{n} plays the {v}.",
         "Which instrument does {n} play?",
         ("piano", "guitar", "violin", "drums", "flute", "trumpet", "cello", "harp", "clarinet", "organ"),
-        ("The music that {n} makes is on the {v}.", "From the text we learn that the instrument of {n} is the {v}."),
+        ("{n} makes music with the {v}.", "{n}, as the text says, is a player of the {v}."),
     ),
 )
 
