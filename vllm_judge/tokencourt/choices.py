@@ -12,6 +12,7 @@ class Check(StrEnum):
     math = "math"
     choice = "choice"
     exact = "exact"
+    names = "names"
 
 
 class Split(StrEnum):

@@ -36,6 +36,9 @@ def is_readable(reference: str, check: Check) -> bool:
             return _reference_letter(reference) is not None
         case Check.exact:
             return bool(_plain(reference))
+        case Check.names:
+            names = [_plain(name) for name in reference.split("|")]
+            return all(names) and names[0] not in names[1:]
         case Check.math if expression.is_words(reference):
             return bool(_plain(reference))
         case Check.number | Check.math:
@@ -54,6 +57,8 @@ def verdict_on(text: str, reference: str, check: Check) -> Verdict:
             return _compare(final_choice(text), _reference_letter(reference))
         case Check.exact:
             return _exact(text, reference)
+        case Check.names:
+            return _names(text, reference)
         case Check.number | Check.math:
             return _mathematical(text, reference, check)
 
@@ -115,8 +120,21 @@ def _exact(text: str, reference: str) -> Verdict:
     if wanted in variants:
         return Verdict.right
     cannot_be_cut_out = passages == [text] and "\n" in text.strip()
-    holds = any(re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", variant) for variant in variants)
+    holds = any(_holds(variant, wanted) for variant in variants)
     return Verdict.unknown if holds or cannot_be_cut_out else Verdict.wrong
+
+
+def _names(text: str, reference: str) -> Verdict:
+    """Right where a text names the first of the reference's names and no other, wrong where it names others alone."""
+    text = _plain(text)
+    first, *others = (_holds(text, _plain(name)) for name in reference.split("|"))
+    if first == any(others):
+        return Verdict.unknown
+    return Verdict.right if first else Verdict.wrong
+
+
+def _holds(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def _compare(found: str | None, wanted: str | None) -> Verdict:

@@ -147,6 +147,23 @@ def test_a_text(text, reference, verdict):
 
 
 @pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Anna lives in Oslo.", right),
+        ("From the text we learn that her home is in **OSLO**, Norway.", right),
+        ("Anna lives in New\nYork, in the state of New York.", wrong),
+        ("Anna lives in Oslo, not in Rome.", unknown),
+        ("She has lived in Rome and New York.", wrong),
+        ("Anna lives in Norway.", unknown),
+        ("Anna is an Osloer and Romeo's sister.", unknown),
+        ("", unknown),
+    ],
+)
+def test_names(text, verdict):
+    assert verdict_on(text, "Oslo | Rome | New York", Check.names) == verdict
+
+
+@pytest.mark.parametrize(
     ("reference", "check", "readable"),
     [
         ("2.5/2", Check.number, True),
@@ -164,6 +181,10 @@ def test_a_text(text, reference, verdict):
         ("BC", Check.choice, False),
         ("2", Check.choice, False),
         (" ", Check.exact, False),
+        ("Oslo | Rome", Check.names, True),
+        ("Oslo", Check.names, True),
+        ("Oslo | ", Check.names, False),
+        ("Oslo | Rome | oslo", Check.names, False),
     ],
 )
 def test_whether_a_reference_tells_right_from_wrong(reference, check, readable):

