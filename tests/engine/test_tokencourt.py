@@ -5,6 +5,7 @@ It would catch: an answer that is lost or asked for twice, a label of the pair's
 caching or a kill, a draft token or a likelihood taken from the place beside its own, one that was never computed.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 import torch
@@ -143,8 +145,11 @@ def by_the_pair(how: str, questions: Path, court: Path) -> list[str | Path]:
     return [*command, "--concurrency", "8"]
 
 
-def killed(command: list[str | Path], court: Path, log: Path) -> bytes:
-    """What of the file is whole when the command was killed in its midst, and its last line cut as by a power cut."""
+def killed(command: list[str | Path], court: Path, log: Path, orderly: bool = False) -> bytes:
+    """What of the file is whole when the command was killed in its midst, and its last line cut as by a power cut.
+
+    orderly: it alone is asked to end, and must end all of its engines' processes.
+    """
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=sink, stderr=sink, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
@@ -152,11 +157,29 @@ def killed(command: list[str | Path], court: Path, log: Path) -> bytes:
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(log.read_text()[-3000:])
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if orderly:
+        process.terminate()
+        assert process.wait(60) == 130 and "interrupted: what is written is whole" in log.read_text()
+        deadline = time.monotonic() + 20  # Python's own tracker of resources ends a little behind it
+        while (left := of_session(process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert left == []
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     kept = court.read_bytes()
     os.truncate(court, len(kept) - 20)
     return kept[: kept.rfind(b"\n", 0, len(kept) - 20) + 1]
+
+
+def of_session(leader: int) -> list[str]:
+    """The processes that a command has left behind, those apart that wait to be buried."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 def search_alone(problem: Problem) -> list[str]:
@@ -281,7 +304,7 @@ def test_labels_by_the_target_itself_survive_a_kill_and_are_those_of_transformer
     asked = {f"p/{number}": problem for number, problem in enumerate(problems(PROBLEMS, 0, "test"))}
     chats = {id: [Message(role="user", content=problem.question)] for id, problem in asked.items()}
     records.write(path, [Question(id=id, messages=chat, split=Split.train) for id, chat in chats.items()])
-    whole = killed(by_the_pair("self", path, court), court, tmp_path / "log")
+    whole = killed(by_the_pair("self", path, court), court, tmp_path / "log", orderly=True)
     said = vllm_judge(*by_the_pair("self", path, court)[1:])
     assert " mismatches/s." in said
     assert court.read_bytes().startswith(whole)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         progress.show_by(_lines if progress.AS_LINES in os.environ else _bar)
         try:
-            return super().invoke(ctx)
+            with _ended_in_order():
+                return super().invoke(ctx)
         except JudgeError as error:
             fail(str(error))
             raise typer.Exit(error.exit_code) from None
@@ -62,6 +64,26 @@ class Commands(TyperGroup):
                 raise
             fail(f"{error.filename or 'the output'} cannot be written: {error.strerror}; what is written is whole.")
             raise typer.Exit(1) from None
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM, which whatever schedules jobs sends to a command alone, is an interruption too: its engines, processes
+    of their own, would go on behind it and keep their memory."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would leave behind what the first is ending
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)
 
 
 def say(text: str) -> None:
