@@ -17,7 +17,7 @@ def paragraph(folder: Path, target: str) -> str:
         f"{accuracy} % of the answers are right, {_percent(minus, '+.1f')} points beside strict verification (95% "
         f"intervals, paired), and {point['accepted_per_cycle']:.2f} drafts are "
         f"accepted per cycle. On this machine {'; '.join(map(_gain, speed['levels']))} (medians of {speed['rounds']} "
-        f"rounds of {speed['n']} questions, and ranges). Serve it:\n"
+        f"rounds of {speed['n']} questions, and ranges). {_advice(speed['levels'])}:\n"
         f"vllm serve {target} --speculative-config {folder}"
     )
 
@@ -28,6 +28,20 @@ def _gain(level: dict[str, Any]) -> str:
         f"it makes {judged['tokens_per_s']:.0f} tokens/s with {judged['drafts']} drafts at {level['concurrency']} at a "
         f"time, {_ratio(level['over_plain'])} times the target alone and {_ratio(level['over_strict'])} times strict "
         f"verification with its best number, {strict['drafts']}"
+    )
+
+
+def _advice(levels: list[dict[str, Any]]) -> str:
+    slower = [
+        str(level["concurrency"])
+        for level in levels
+        if min(level["over_plain"]["median"], level["over_strict"]["median"]) < 1.0
+    ]
+    if not slower:
+        return "Serve it"
+    return (
+        f"At {' and '.join(slower)} at a time it is slower here than the better of the two: serve that instead. The "
+        "judge's command"
     )
 
 
