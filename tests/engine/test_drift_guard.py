@@ -96,7 +96,7 @@ def test_where_scores_leave_the_calibrations_judging_stops_for_requests_under_wa
     answers, counts = engine.counted(low * 9 + low, GREEDY)
     assert tokens(answers) == [oracle(prompt).tokens for prompt in low] * 10
     assert windows(counts) == {"judge no": 1} and counts["judge_stopped"] == 0
-    assert counts["judge_drift judge"] < 0.01
+    assert counts["judge_drift judge"] < WITHIN / 2, "not 0: the window's answers are those that end first"
 
     long = {**GREEDY, "max_tokens": LONG, "ignore_eos": True}
     [under_way, *_] = engine.generate([high[0], *high * 9], [long, *[GREEDY] * WINDOW], statistics=True)
