@@ -77,6 +77,11 @@ class JudgeConfig:
     on_drift: str = WARN
 
 
+def judge_config(speculative_config: Any) -> JudgeConfig | None:
+    """The judge that an engine was configured with."""
+    return getattr(speculative_config, SECTION, None)
+
+
 def read_speculative_config(
     source: str | os.PathLike[str] | dict[str, Any],
 ) -> tuple[dict[str, Any], JudgeSection | None]:

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from vllm_judge.config import SHADOW, JudgeConfig
+from vllm_judge.config import SHADOW, JudgeConfig, judge_config
 from vllm_judge.engine import dial
-from vllm_judge.engine.configuration import judge_config
 from vllm_judge.errors import DialError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ArgsKwargs
 
-from vllm_judge.config import SECTION, JudgeConfig, read_speculative_config
+from vllm_judge.config import read_speculative_config
 from vllm_judge.engine import fit, support
 from vllm_judge.errors import JudgeConfigError
 from vllm_judge.head_files import shown
@@ -66,8 +66,3 @@ def _shortened(message: str) -> str:
             break
         shortened += f". {sentence}"
     return shortened.rstrip(".") + "."
-
-
-def judge_config(speculative_config: Any) -> JudgeConfig | None:
-    """The judge that an engine was configured with."""
-    return getattr(speculative_config, SECTION, None)

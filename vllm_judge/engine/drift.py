@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_judge.config import JUDGE, MODES, SECTION, SHADOW, STRICT, THINKING, JudgeConfig
+from vllm_judge.config import JUDGE, MODES, SHADOW, STRICT, THINKING, JudgeConfig, judge_config
 from vllm_judge.drift import Window
 from vllm_judge.engine import dial
 from vllm_judge.errors import DialError
@@ -111,7 +111,7 @@ class Guard:
 def guard(scheduler: Any) -> Guard | None:
     """A scheduler's guard, made at its first step; None where nothing is to be compared with."""
     if not hasattr(scheduler, "judge_guard"):
-        config: JudgeConfig | None = getattr(scheduler.vllm_config.speculative_config, SECTION, None)
+        config = judge_config(scheduler.vllm_config.speculative_config)
         scheduler.judge_guard = None if config is None or config.scores is None else Guard(config)
     found: Guard | None = scheduler.judge_guard
     return found

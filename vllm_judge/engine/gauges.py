@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from vllm_judge.config import MODES, SECTION
+from vllm_judge.config import MODES, judge_config
 from vllm_judge.engine.drift import Filled
 
 INFO = "vllm:judge_info"
@@ -28,7 +28,7 @@ def log_engine_initialized(original: Callable[..., None], self: Any) -> None:
     ask an engine whether it gives them. Why: vLLM's speculative configuration is no metric. How: one gauge more, and
     three where there is a drift guard. Until: vLLM shows it (no issue upstream)."""
     original(self)
-    judge = getattr(self.vllm_config.speculative_config, SECTION, None)
+    judge = judge_config(self.vllm_config.speculative_config)
     if judge is None:
         return
     on_drift = "none" if judge.scores is None else judge.on_drift

@@ -15,7 +15,7 @@ from typing import Any
 
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-from vllm_judge.config import MODES
+from vllm_judge.config import MODES, judge_config
 from vllm_judge.engine import drift, gauges
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.engine.judge import Verdicts
@@ -149,7 +149,7 @@ def update_from_output(original: Callable[..., Any], self: Any, scheduler_output
     has been there."""
     if not hasattr(model_runner_output, OUTPUT_FIELD):
         drafts = scheduler_output.scheduled_spec_decode_tokens and model_runner_output.sampled_token_ids
-        if drafts and _judge(self.vllm_config) is not None:
+        if drafts and judge_config(self.vllm_config.speculative_config) is not None:
             raise RuntimeError(
                 "vllm-judge: a worker verified draft tokens without the judge: "
                 "install vllm-judge-decoding on every node of this engine."
@@ -197,7 +197,7 @@ def init_prometheus(
     original(self, speculative_config, labelnames, per_engine_labelvalues, *args, **kwargs)
     self.judge_counters, self.judge_gauges = {}, {}
     self.judge_labels = labelnames, per_engine_labelvalues
-    if getattr(speculative_config, "judge", None) is None:
+    if judge_config(speculative_config) is None:
         return
     values = {
         "position": [str(position) for position in range(speculative_config.num_speculative_tokens)],
@@ -225,7 +225,3 @@ def observe(original: Callable[..., None], self: Any, stats: Any, engine_idx: in
             for combination, count in counts.items():
                 self.judge_counters[name][combination][engine_idx].inc(count)
         gauges.observe(self, engine_idx, found.windows, found.stopped)
-
-
-def _judge(vllm_config: Any) -> Any:
-    return getattr(vllm_config.speculative_config, "judge", None)

@@ -13,8 +13,8 @@ from typing import Any
 
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
+from vllm_judge.config import judge_config
 from vllm_judge.engine import drift
-from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.fields import add_fields
 from vllm_judge.kernels.verdicts import JUDGE_ONLY, NUM_BUCKETS, OUTCOME_MASK, SHADOW, decided
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from vllm.logger import init_logger
 
-from vllm_judge.config import JudgeConfig
+from vllm_judge.config import JudgeConfig, judge_config
 from vllm_judge.engine import drift
-from vllm_judge.engine.configuration import judge_config
 from vllm_judge.engine.judge import Judge
 from vllm_judge.errors import JudgeConfigError
 

@@ -33,9 +33,10 @@ def load(text: str) -> Any:
     """
     loader = _Loader(text)
     node = loader.get_single_node()
-    if node is not None:
-        _check(node, {}, ())
-    return loader.construct_document(node) if node is not None else None
+    if node is None:
+        return None
+    _check(node, {}, ())
+    return loader.construct_document(node)
 
 
 def _check(node: yaml.Node, sizes: dict[yaml.Node, int], within: tuple[yaml.Node, ...]) -> int:

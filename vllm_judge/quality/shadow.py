@@ -12,13 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from vllm_judge.config import SHADOW
 from vllm_judge.errors import JudgeError
 from vllm_judge.measuring.statistics import CONFIDENCE, RESAMPLES, Estimate, ratio
-from vllm_judge.quality.counters import JUDGE_ONLY
+from vllm_judge.quality.counters import JUDGE_ONLY, STOPPED
 
 CYCLES = "vllm:spec_decode_judge_cycles_total"
 ACCEPTED = "vllm:spec_decode_judge_accepted_tokens_total"
 GAIN = "vllm:spec_decode_judge_shadow_gain_tokens_total"
 WINDOWS = "vllm:spec_decode_judge_score_windows_total"
-DRIFT, LIMIT, STOPPED = "vllm:judge_drift", "vllm:judge_drift_limit", "vllm:judge_stopped"
+DRIFT, LIMIT = "vllm:judge_drift", "vllm:judge_drift_limit"
 
 DEFINITIONS = {
     "strict": "draft tokens accepted in a cycle of the requests in shadow, which are decoded strictly",
